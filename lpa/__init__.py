@@ -1,0 +1,1 @@
+"""The model and how it trains: placements, low-rank layers, costs, data and the one training loop."""

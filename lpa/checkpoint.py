@@ -1,0 +1,47 @@
+"""Save and resume: the whole state of a training, in one file that is either the old one or the new one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import UserError
+from .model import Decoder
+
+
+def save(path: Path, fingerprint: str, step: int, model: Decoder, adamw: torch.optim.AdamW) -> None:
+    """Write weights, optimizer state and the number of steps done; the file at `path` is replaced whole.
+
+    `fingerprint` says what the state belongs to; load refuses another one.
+    """
+    state = {"fingerprint": fingerprint, "step": step, "model": model.state_dict(), "optimizer": adamw.state_dict()}
+    draft = path.with_suffix(".draft")
+    with open(draft, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> int:
+    """Put a saved state into a model and its optimizer and return the steps done. Raises UserError for another config's."""
+    state = _read(path, fingerprint, next(model.parameters()).device)
+    model.load_state_dict(state["model"])
+    adamw.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def steps(path: Path, fingerprint: str) -> int:
+    """The steps that a saved state has behind it. Raises UserError for another config's."""
+    return int(_read(path, fingerprint, torch.device("meta"))["step"])
+
+
+def _read(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not a checkpoint that can be read: {' '.join(str(error).split())[:120]}") from None
+    if state["fingerprint"] != fingerprint:
+        raise UserError(f"{path}: a checkpoint of another config; give another --out or remove it")
+    return dict(state)

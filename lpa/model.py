@@ -1,0 +1,268 @@
+"""The Llama-style decoder whose seven projections a layer are dense or low-rank."""
+
+import hashlib
+import math
+from typing import Annotated, Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PlainSerializer, model_validator
+from torch import Tensor, nn
+
+from .config import Config, Count
+from .linear import FactorActivation, LowRankLinear, saves, torch_default_
+from .placement import PROJECTIONS, Placement, resolve_rank
+
+Size = Annotated[int, Field(gt=0)]
+PlacementText = Annotated[Placement, PlainSerializer(lambda placement: placement.text)]
+
+
+class ModelConfig(Config):
+    """A decoder's shape and its placement: everything that decides which tensors it has."""
+
+    vocab_size: Annotated[Count, Field(gt=1)]
+    """Rows of the embedding and of the head."""
+    d_model: Size
+    """Width of the residual stream."""
+    d_ff: Size
+    """Width of the FFN, before or after rebalance."""
+    n_layers: Size
+    n_heads: Size
+    """Query heads."""
+    n_kv_heads: Size | None = None
+    """Key and value heads (grouped queries); n_heads when left out."""
+    head_dim: Size | None = None
+    """d_model / n_heads when left out."""
+    context: Size = 1024
+    """Tokens in a sequence."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    tie_embeddings: bool = False
+    """The head uses the embedding's matrix."""
+    head_bias: bool = False
+    """The head has a bias (the LPA authors' Llama-style model has one)."""
+    rank_multiple: Size = 64
+    """Rank fractions resolve to multiples of this (64 suits tensor cores)."""
+    ffn_multiple: Size = 1
+    """rebalance widens the FFN in steps of this."""
+    factor_activation: FactorActivation = "none"
+    """Between the two factors of a low-rank projection."""
+    init: Literal["matched", "lpa"] = "matched"
+    """matched: a product AB starts at the dense matrix's std. lpa: torch's defaults, as in the LPA authors' code."""
+    placement: PlacementText
+    """Which projections are low-rank, and at which fraction of full rank; `dense` when left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_placement(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        text = raw.get("placement", "dense")
+        layers = raw.get("n_layers")
+        if isinstance(text, str) and isinstance(layers, int) and layers > 0:
+            try:
+                return {**raw, "placement": Placement.parse(text, layers)}
+            except ValueError as error:
+                raise ValueError(f"placement: {error}") from None
+        return raw
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.head_dim is None and self.d_model % self.n_heads:
+            raise ValueError(f"n_heads: {self.n_heads} heads do not divide d_model {self.d_model}")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_kv_heads: {self.kv_heads} does not divide n_heads {self.n_heads}")
+        if self.d_head % 2:
+            raise ValueError(f"head_dim: rotary positions need an even one, found {self.d_head}")
+        if len(self.placement.layers) != self.n_layers:
+            raise ValueError(f"placement: {len(self.placement.layers)} layers for a model of {self.n_layers}")
+        for name in PROJECTIONS:
+            for layer in range(self.n_layers):
+                self._check_rank(layer, name)
+        return self
+
+    def _check_rank(self, layer: int, name: str) -> None:
+        rank, (d_in, d_out) = self.rank(layer, name), self.projection(name)
+        if rank is not None and not saves(d_in, d_out, rank):
+            limit = d_in * d_out / (d_in + d_out)
+            raise ValueError(
+                f"placement: rank {rank} ({self.placement.rank(layer, name)}) saves nothing in {name} of layer {layer}, "
+                f"{d_in} x {d_out}; below {limit:g} it would"
+            )
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.n_kv_heads or self.n_heads
+
+    def projection(self, name: str) -> tuple[int, int]:
+        """(d_in, d_out) of a projection."""
+        queries, keys = self.n_heads * self.d_head, self.kv_heads * self.d_head
+        d, ff = self.d_model, self.d_ff
+        shapes = {"q": (d, queries), "k": (d, keys), "v": (d, keys), "o": (queries, d)}
+        return (shapes | {"gate": (d, ff), "up": (d, ff), "down": (ff, d)})[name]
+
+    def rank(self, layer: int, name: str) -> int | None:
+        """The resolved rank of a projection, or None when it is dense."""
+        fraction = self.placement.rank(layer, name)
+        return None if fraction is None else resolve_rank(fraction, *self.projection(name), self.rank_multiple)
+
+    def place(self, placement: Placement) -> "ModelConfig":
+        """The same shape with another placement."""
+        return self.change(placement=placement)
+
+    def dense(self) -> "ModelConfig":
+        """The dense twin."""
+        return self.place(Placement.from_bands(self.n_layers, [{}]))
+
+
+class Attention(nn.Module):
+    """Causal attention with grouped queries and rotary positions. x: (batch, time, d_model) -> the same."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, config.kv_heads
+        self.q, self.k, self.v, self.o = (_projection(config, layer, name) for name in ("q", "k", "v", "o"))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, time, _ = x.shape
+        q = self.q(x).view(batch, time, self.n_heads, -1).transpose(1, 2)  # (batch, heads, time, d_head)
+        k = self.k(x).view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
+        v = self.v(x).view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
+        y = F.scaled_dot_product_attention(
+            rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=self.n_kv_heads != self.n_heads
+        )
+        return self.o(y.transpose(1, 2).reshape(batch, time, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) up(x)). x: (batch, time, d_model) -> the same."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = (_projection(config, layer, name) for name in ("gate", "up", "down"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.ffn = FeedForward(config, layer)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Decoder(nn.Module):
+    """tokens (batch, time) -> logits (batch, time, vocab_size). Built on torch's default device; see init_weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        cos, sin = rotary(self.config, tokens.shape[1], tokens.device)
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return self.head(self.norm(x))
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy in nats. tokens, targets: (batch, time)."""
+        logits = self(tokens)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Draw every tensor from a stream of its own, made from (seed, name): a tensor's values depend on nothing else."""
+        for name, module in self.named_modules():
+            if isinstance(module, LowRankLinear):
+                continue  # its two factors come by as linear layers
+            for key, parameter in module.named_parameters(recurse=False):
+                full = f"{name}.{key}"
+                if isinstance(module, nn.RMSNorm):
+                    nn.init.ones_(parameter)
+                elif key == "bias":
+                    nn.init.zeros_(parameter)
+                elif self.config.init == "lpa" and isinstance(module, nn.Linear):
+                    torch_default_(parameter, _stream(seed, full, parameter.device))
+                else:
+                    std = self._std(name)
+                    nn.init.normal_(parameter, std=std, generator=_stream(seed, full, parameter.device))
+
+    def _std(self, name: str) -> float:
+        """The std that `init: matched` gives to the weight of a module (dense_std for dense projections)."""
+        if name == "embedding" and not self.config.tie_embeddings:
+            return 1.0  # torch's default; at cpu-64, 0.2M tokens, 2.03 nats against 2.09 with 1/sqrt(d_model) (one seed)
+        if name in ("embedding", "head"):
+            return 1 / math.sqrt(self.config.d_model)
+        parent, _, last = name.rpartition(".")
+        if last in ("a", "b"):
+            factors = self.get_submodule(parent)
+            assert isinstance(factors, LowRankLinear)
+            return factors.matched_stds(self.dense_std(parent))["ab".index(last)]
+        return self.dense_std(name)
+
+    def dense_std(self, name: str) -> float:
+        """std of a dense projection, e.g. blocks.0.attention.q: 1/sqrt(d_in); for the two that end a residual branch (o, down)
+        1/sqrt(2 n_layers d_in), as in GPT-2, so that the stream's scale does not grow with depth."""
+        last = name.rpartition(".")[2]
+        depth = 2 * self.config.n_layers if last in ("o", "down") else 1
+        return 1 / math.sqrt(self.config.projection(last)[0] * depth)
+
+
+def rotary(config: ModelConfig, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles, (time, d_head), the half-split form of Hugging Face's Llama."""
+    half = torch.arange(0, config.d_head, 2, device=device, dtype=torch.float32) / config.d_head
+    angles = torch.outer(torch.arange(time, device=device, dtype=torch.float32), config.rope_theta**-half)
+    angles = torch.cat((angles, angles), dim=-1)  # (time, d_head)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs (i, i + d_head/2) of x: (batch, heads, time, d_head) by each position's angles."""
+    left, right = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
+
+
+def build(config: ModelConfig, device: torch.device, seed: int) -> Decoder:
+    """A decoder with freshly drawn weights on a device."""
+    with torch.device("meta"):
+        model = Decoder(config)
+    model.to_empty(device=device)
+    if config.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    model.init_weights(seed)
+    return model
+
+
+def _projection(config: ModelConfig, layer: int, name: str) -> nn.Module:
+    d_in, d_out = config.projection(name)
+    rank = config.rank(layer, name)
+    if rank is None:
+        return nn.Linear(d_in, d_out, bias=False)
+    return LowRankLinear(d_in, d_out, rank, config.factor_activation)
+
+
+def _stream(seed: int, name: str, device: torch.device) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))

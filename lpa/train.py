@@ -1,0 +1,223 @@
+"""The one training loop: proxy runs, confirmation and full training all run it."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from . import checkpoint
+from .config import Config, Count
+from .data import Batches, DataConfig, Shards, valid_batches
+from .model import Decoder, ModelConfig, build
+from .optim import OptimConfig, optimizer, schedule, set_rate
+
+CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+
+
+class TrainConfig(Config):
+    """Everything that a training depends on."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optim: OptimConfig
+    tokens: Annotated[Count, Field(gt=0)]
+    """Training tokens; rounded up to whole steps."""
+    batch_size: Annotated[int, Field(gt=0)]
+    """Sequences a step."""
+    microbatch: Annotated[int, Field(gt=0)] | None = None
+    """Sequences in one forward pass (gradients are accumulated over them); batch_size when left out."""
+    seed: int = 0
+    """Of the initial weights and of the order of the batches."""
+    evals: Annotated[int, Field(gt=0)] = 8
+    """Evaluations on the validation windows, evenly spaced, the last one at the end."""
+    log_every: Annotated[int, Field(gt=0)] = 10
+    """Steps between two lines of metrics."""
+    checkpoint_every: Annotated[int, Field(gt=0)] = 500
+    """Steps between two checkpoints, where there is a folder for them."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16: autocast, with float32 weights and optimizer state. auto: bfloat16 on a GPU that has it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_size % (self.microbatch or self.batch_size):
+            raise ValueError(f"microbatch: {self.microbatch} does not divide batch_size {self.batch_size}")
+        return self
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens a step."""
+        return self.batch_size * self.model.context
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return -(-self.tokens // self.batch_tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the result: all fields but those that say how it is watched."""
+        watched = {"log_every", "checkpoint_every", "evals"}
+        return hashlib.sha256(self.model_dump_json(exclude=watched).encode()).hexdigest()[:16]
+
+    def resolve_device(self) -> torch.device:
+        """The device that `auto` means here."""
+        name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A training after one more step."""
+
+    step: int
+    """Steps done."""
+    tokens: int
+    """Tokens trained on."""
+    train_loss_nats: float | None
+    """Mean over the steps since the last log line, at log lines."""
+    valid_loss_nats: float | None
+    """At evaluations."""
+    seconds: float
+    """Spent in this call so far."""
+
+
+class DivergedError(Exception):
+    """The loss is no longer a finite number."""
+
+
+def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Generator[Progress]:
+    """Train a model from its config, one yield a step. With `out`, metrics and checkpoints go there, and what a checkpoint
+    there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
+
+    Raises DivergedError, and UserError when `out` holds another config's checkpoint.
+    """
+    device = config.resolve_device()
+    model = build(config.model, device, config.seed)
+    adamw = optimizer(model, config.optim)
+    done = 0
+    if out is not None and (out / CHECKPOINT).exists():
+        done = checkpoint.load(out / CHECKPOINT, config.fingerprint, model, adamw)
+    metrics = Metrics(out, done)
+    batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
+    due = _eval_steps(config)
+    losses: list[Tensor] = []
+    started = time.perf_counter()
+    try:
+        for step in range(done, config.steps):
+            inputs, targets = (half.to(device, non_blocking=True) for half in batches(step))
+            loss = accumulate(model, inputs, targets, config)
+            if config.optim.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+            set_rate(adamw, schedule(config.optim, step, config.steps))
+            adamw.step()
+            adamw.zero_grad(set_to_none=True)
+            losses.append(loss)
+            done = step + 1
+
+            train_loss = valid_loss = None
+            if done % config.log_every == 0 or done in due:
+                train_loss = _finite(torch.stack(losses).mean().item(), "training", done)
+                losses.clear()
+            if done in due:
+                valid_loss = _finite(evaluate(model, shards, "valid", config), "validation", done)
+            progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, time.perf_counter() - started)
+            metrics.write(progress)
+            if out is not None and (done % config.checkpoint_every == 0 or done == config.steps):
+                checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw)
+            yield progress
+    except GeneratorExit:
+        if out is not None:
+            checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw)
+        raise
+
+
+def steps_done(out: Path, config: TrainConfig) -> int:
+    """Steps that a checkpoint in `out` has behind it. Raises UserError when it is another config's."""
+    return checkpoint.steps(out / CHECKPOINT, config.fingerprint) if (out / CHECKPOINT).exists() else 0
+
+
+def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
+    """Add one batch's gradient, microbatch by microbatch; the batch's mean loss. inputs, targets: (batch, context)."""
+    size = config.microbatch or config.batch_size
+    total = torch.zeros((), device=inputs.device)
+    for first in range(0, config.batch_size, size):
+        with autocast(config, inputs.device):
+            loss = model.loss(inputs[first : first + size], targets[first : first + size])
+        loss = loss * (size / config.batch_size)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+@torch.no_grad()
+def evaluate(model: Decoder, shards: Shards, split: str, config: TrainConfig) -> float:
+    """Mean loss in nats a token over the fixed windows of a split."""
+    device = next(model.parameters()).device
+    total, count = torch.zeros((), device=device, dtype=torch.float64), 0
+    model.eval()
+    size = config.microbatch or config.batch_size
+    for inputs, targets in valid_batches(shards.split(split), config.model.context, config.data.valid_tokens, size):
+        with autocast(config, device):
+            total += model.loss(inputs.to(device), targets.to(device)) * targets.numel()
+        count += targets.numel()
+    model.train()
+    return total.item() / count
+
+
+def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast where the config asks for it, or where `auto` finds a GPU that has it."""
+    wanted = config.precision == "bfloat16"
+    if config.precision == "auto":
+        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+class Metrics:
+    """metrics.jsonl: a line a logged step; lines past the checkpoint that a run goes on from are dropped."""
+
+    def __init__(self, out: Path | None, done: int) -> None:
+        self.path = None if out is None else out / METRICS
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
+        draft = self.path.with_suffix(".draft")
+        draft.write_text("".join(line + "\n" for line in kept))
+        draft.replace(self.path)
+
+    def _lines(self) -> list[str]:
+        """The whole lines that an earlier call has left (a killed one may leave a torn last line)."""
+        assert self.path is not None
+        text = self.path.read_text() if self.path.exists() else ""
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def write(self, progress: Progress) -> None:
+        """Append a step, if it has a loss to tell."""
+        if self.path is None or (progress.train_loss_nats is None and progress.valid_loss_nats is None):
+            return
+        row = {name: value for name, value in vars(progress).items() if value is not None}
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _eval_steps(config: TrainConfig) -> set[int]:
+    return {max(1, round(config.steps * (number + 1) / config.evals)) for number in range(config.evals)}
+
+
+def _finite(loss: float, what: str, step: int) -> float:
+    if not math.isfinite(loss):
+        raise DivergedError(f"the {what} loss was {loss} at step {step}")
+    return loss

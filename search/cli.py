@@ -1,0 +1,200 @@
+"""The command line: search, report, export, train, show."""
+
+import signal
+import sys
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from ..lpa.config import UserError, dump_yaml, override, read_yaml
+
+if TYPE_CHECKING:
+    from ..lpa.train import TrainConfig
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Where does low rank belong in a Transformer?",
+)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of results.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. seed=1.")]
+Storage = Annotated[str | None, typer.Option(help="An Optuna storage URL instead of the folder's study.db.")]
+
+
+@app.command()
+def search(
+    space: Annotated[str, typer.Argument(metavar="SPACE", help="A preset's name or a YAML file.")],
+    out: Out = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates to train, the four arms included.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="No new run starts after this long.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    storage: Storage = None,
+    settings: Settings = None,
+) -> None:
+    """Search a space; the same command goes on where it stopped. Results go to runs/NAME or to --out."""
+    from ..lpa.data import check_fits, open_shards
+    from . import folder, study, terminal
+    from .executor import LocalExecutor, Setup
+    from .export import export
+    from .report import write_report
+    from .results import results
+    from .space import load_space
+
+    budget = {"trials": trials, "minutes": minutes, "workers": workers}
+    flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
+    loaded = load_space(space, [*(settings or []), *flags])
+    study.check_budget(loaded)
+    place = out or Path("runs") / loaded.name
+    folder.check_folder(place)
+    shards = open_shards(loaded.proxy.data)
+    check_fits(shards, loaded.proxy.data, loaded.proxy.tokens, loaded.proxy.model)
+    with folder.held(place):
+        ledger = folder.open_study(place, loaded, shards.content, storage)
+        setup = Setup(loaded.proxy, shards.folder)
+        with terminal.progress() as watch, LocalExecutor(setup, loaded.search.workers) as executor:
+            state = study.search(loaded, ledger, executor, watch)
+        found = results(loaded, ledger)
+        paths: dict[str, object] = {"page": write_report(found, place)}
+        if found.winner is not None:
+            config = export(found, found.winner, place)
+            paths |= {"exported config": config, "train it": f"lpanas train {config}"}
+    if state.exhausted:
+        terminal.console.print("Every candidate of the space has been trained.")
+    terminal.print_results(found, paths)
+
+
+@app.command()
+def report(directory: Directory, storage: Storage = None) -> None:
+    """Make the tables and the page of a study anew from its storage."""
+    from . import folder, terminal
+    from .report import write_report
+
+    found = folder.read_study(directory, storage)
+    terminal.print_results(found, {"page": write_report(found, directory)})
+
+
+@app.command()
+def export(
+    directory: Directory,
+    target: Annotated[str | None, typer.Option(metavar="SHAPE", help="A named shape instead of the space's target.")] = None,
+    pick: Annotated[str, typer.Option(help="knee, loss, cost, or a trial's number.")] = "knee",
+    storage: Storage = None,
+) -> None:
+    """Write the full-scale training config of a study's winner, or of another run."""
+    from . import folder, terminal
+    from .export import export as write_export
+
+    found = folder.read_study(directory, storage)
+    record = found.pick(pick)
+    path = write_export(found, record, directory, target)
+    terminal.console.print(f"{record.run} ({record.placement}): {path}", markup=False)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A train.yaml.")],
+    out: Out = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many more steps, to go on later.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Train a model; the same command goes on where it stopped. Results go to `train` beside CONFIG or to --out."""
+    from ..lpa import train as training
+    from ..lpa.data import check_fits, open_shards
+    from . import folder, terminal
+
+    loaded = _train_config(config, settings)
+    shards = open_shards(loaded.data)
+    check_fits(shards, loaded.data, loaded.tokens, loaded.model)
+    epochs = loaded.tokens / shards.tokens["train"]
+    if epochs > 1.5:
+        typer.echo(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", err=True)
+    place = out or config.parent / "train"
+    done = training.steps_done(place, loaded)
+    with folder.held(place), Interrupt() as interrupt, closing(training.train(loaded, shards, place)) as run:
+        (place / "train.yaml").write_text(dump_yaml(loaded))
+        try:
+            for progress in islice(run, steps):
+                done = progress.step
+                terminal.print_progress(progress, loaded.steps)
+                if interrupt.signal:
+                    break
+        except training.DivergedError as error:
+            typer.echo(f"lpanas: training diverged: {error}; a lower optim.lr may help", err=True)
+            raise typer.Exit(1) from None
+    terminal.console.print(f"{done:,} of {loaded.steps:,} steps done: {place / training.CHECKPOINT}", markup=False)
+    if interrupt.signal:
+        raise typer.Exit(128 + interrupt.signal)
+
+
+@app.command()
+def show(what: Annotated[str, typer.Argument(metavar="SPACE|CONFIG|DIR")], settings: Settings = None) -> None:
+    """Say what a space or a config would run and cost, or what a study has found."""
+    from . import folder, terminal
+    from .space import load_space
+
+    path = Path(what)
+    if path.is_dir():
+        terminal.print_results(folder.read_study(path), {"study": path})
+    elif path.is_file() and "vary" not in read_yaml(path):
+        terminal.print_config(_train_config(path, settings))
+    else:
+        terminal.print_space(load_space(what, settings or []))
+
+
+def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":
+    from ..lpa.train import TrainConfig
+    from .space import with_shapes
+
+    raw = override(read_yaml(path), settings or [])
+    return TrainConfig.parse(with_shapes(raw, f"{path}: ", "model"), str(path))
+
+
+class Interrupt:
+    """SIGINT or SIGTERM, kept until the training loop has come to the end of a step; a second one ends it at once."""
+
+    signal: int = 0
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.signal(number, self._keep) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def main() -> None:
+    """The entry point: a mistake by the user is one line on stderr and exit code 2."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _say(str(error), 2)
+    except typer.TyperException as error:
+        code = _say(" ".join(error.format_message().split()), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _say("stopped; the same command goes on from here", 130)
+    except BrokenPipeError:
+        code = 1
+    sys.exit(code)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"lpanas: {text}", file=sys.stderr)
+    return code
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

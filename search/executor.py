@@ -1,0 +1,163 @@
+"""Where runs execute: local worker processes, each with its device."""
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from ..lpa.data import read_shards
+from ..lpa.train import TrainConfig
+from .proxy import Advanced, Job, Record, run_proxy
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every worker is told when it starts."""
+
+    config: TrainConfig
+    """The proxy's training; each job brings its model and seed."""
+    shards: Path
+    """The folder of token shards."""
+
+
+@dataclass
+class Worker:
+    """A process, its end of the pipe, and the job that it holds."""
+
+    process: mp.process.BaseProcess
+    pipe: Connection
+    slot: int
+    job: Job | None = None
+
+
+class LocalExecutor:
+    """Worker processes on this machine: one thread each on a CPU, a GPU each where there are any.
+
+    A worker that dies costs the run it held, which comes back as a failed record, and is replaced.
+    """
+
+    def __init__(self, setup: Setup, workers: int | None = None) -> None:
+        self.setup = setup
+        self.device = setup.config.resolve_device().type
+        size = workers or (torch.cuda.device_count() if self.device == "cuda" else len(os.sched_getaffinity(0)))
+        self.workers = [self._start(slot) for slot in range(size)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def idle(self) -> int:
+        """Workers without a job."""
+        return sum(worker.job is None for worker in self.workers)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What is being trained."""
+        return [worker.job for worker in self.workers if worker.job is not None]
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to an idle worker."""
+        worker = next(worker for worker in self.workers if worker.job is None)
+        worker.job = job
+        with suppress(OSError):  # it has died: wait() reports that
+            worker.pipe.send(job)
+
+    def wait(self, seconds: float | None = None) -> Iterator[Advanced | Record]:
+        """What the workers have to tell, as soon as one has anything, or nothing after `seconds`."""
+        ready = wait([worker.pipe for worker in self.workers], seconds)
+        for place, worker in enumerate(self.workers):
+            if worker.pipe not in ready:
+                continue
+            try:
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                self.workers[place] = self._start(worker.slot)
+                if worker.job is not None:
+                    yield lost(worker.job, worker.process.exitcode)
+                continue
+            if isinstance(message, Record):
+                worker.job = None
+            yield message
+
+    def close(self) -> None:
+        """End every worker, in the middle of a run if need be."""
+        for worker in self.workers:
+            worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join()
+            worker.pipe.close()
+
+    def _start(self, slot: int) -> Worker:
+        context = mp.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.setup, slot), name=f"lpanas worker {slot}", daemon=True)
+        with _environment(self.device, slot):
+            process.start()
+        theirs.close()
+        return Worker(process, ours, slot)
+
+
+def lost(job: Job, exitcode: int | None) -> Record:
+    """The record of a run whose worker died."""
+    cause = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
+    fields = {name: getattr(job, name) for name in Job.model_fields}
+    return Record(**fields, status="failed", reason=f"the worker process ended ({cause})")
+
+
+def _work(pipe: Connection, setup: Setup, slot: int) -> None:
+    """A worker's life: take a job, train it, tell; until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    shards = read_shards(setup.shards)
+    if setup.config.resolve_device().type == "cpu":
+        torch.set_num_threads(1)
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        for message in run_proxy(job, setup.config, shards):
+            pipe.send(message)
+
+
+def _end_with_parent() -> None:
+    """A driver that is killed cannot end its workers: they see it go, and go."""
+    parent = mp.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _environment(device: str, slot: int) -> Generator[None]:
+    """Environment variables of a child, which must be there before it imports torch."""
+    wanted = {"CUDA_VISIBLE_DEVICES": _lease(slot)} if device == "cuda" else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _lease(slot: int) -> str:
+    """The GPU of a slot: among those that CUDA_VISIBLE_DEVICES leaves to us, one after the other."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return devices[slot % len(devices)]

@@ -1,0 +1,117 @@
+"""A study's folder: whose it is, who holds it, where it was made."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..lpa.config import UserError, dump_yaml, read_yaml
+from .ledger import NOISE, Ledger, open_ledger
+from .results import Results, read_records, results
+from .space import Space, parse_space
+
+SPACE, DATABASE, ENVIRONMENT, RECORDS, LOCK = "space.yaml", "study.db", "environment.json", "records.jsonl", ".lock"
+
+
+def storage_url(folder: Path) -> str:
+    """The URL of the folder's own SQLite file."""
+    return f"sqlite:///{(folder / DATABASE).absolute()}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError when a folder holds things that are not a study's; touches nothing."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise UserError(f"--out {folder}: {error.strerror}") from None
+    ours = ENVIRONMENT in names or not [name for name in names if name != LOCK]
+    if not ours:
+        raise UserError(f"--out {folder}: holds '{names[-1]}' and no study; expected a new or empty folder")
+
+
+@contextmanager
+def held(folder: Path) -> Generator[None]:
+    """The folder, made if need be and held by this process alone; the hold ends with the process, however it ends.
+
+    Raises UserError when it cannot be written or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "a+")  # noqa: SIM115 (held for the whole block)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise UserError(f"--out {folder}: held by the running process {lock.read().strip() or 'of another user'}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def write_setup(folder: Path, space: Space) -> None:
+    """environment.json, an entry a call, and space.yaml, complete and as run."""
+    path = folder / ENVIRONMENT
+    calls = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*calls, environment(space)], indent=1) + "\n")
+    (folder / SPACE).write_text(dump_yaml(space, "The resolved space, as run."))
+
+
+def environment(space: Space) -> dict[str, Any]:
+    """What a reader needs to repeat a call: versions, commit, device, command line."""
+    packages = ("lpanas", "torch", "optuna", "numpy", "pandas", "plotly", "pydantic", "scipy")
+    device = space.proxy.resolve_device()
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["lpanas", *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {os.cpu_count()} cores",
+    }
+
+
+def read_study(folder: Path, url: str | None = None) -> Results:
+    """What a study's folder holds: from its storage, or from records.jsonl where there is none. Raises UserError."""
+    if not (folder / SPACE).is_file():
+        raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
+    space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
+    if url or (folder / DATABASE).exists():
+        ledger = open_ledger(space, url or storage_url(folder), folder.resolve().name)
+        return results(space, ledger)
+    if not (folder / RECORDS).exists():
+        raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
+    records = read_records(folder / RECORDS)
+    seeds = [record for record in records if record.run.startswith(NOISE)]
+    return Results(space, [record for record in records if not record.run.startswith(NOISE)], seeds)
+
+
+def open_study(folder: Path, space: Space, content: str, url: str | None) -> Ledger:
+    """The ledger of a held folder, checked to be this space's on this data. Raises UserError."""
+    ledger = open_ledger(space, url or storage_url(folder), folder.resolve().name)
+    ledger.check(content)
+    write_setup(folder, space)
+    return ledger
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this program runs from, with a + when it was changed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,25 @@
+"""The non-dominated set and its knee: pure functions of (n, m) arrays in which every column is to be small."""
+
+import numpy as np
+
+
+def non_dominated(points: np.ndarray) -> np.ndarray:
+    """Which rows no other row dominates. points: (n, m) -> (n,) bool.
+
+    A row dominates another when it is nowhere larger and somewhere smaller; so equal rows stay together, and a row with a
+    NaN is never on the front nor keeps another from it.
+    """
+    known = ~np.any(np.isnan(points), axis=1)
+    no_larger = np.all(points[:, None, :] <= points[None, :, :], axis=2)  # (n, n): row i against row j
+    smaller = np.any(points[:, None, :] < points[None, :, :], axis=2)
+    return known & ~np.any(no_larger & smaller, axis=0)  # a comparison with NaN is false, so such a row dominates none
+
+
+def knee(points: np.ndarray) -> int:
+    """The row with the best balance: farthest below the plane through the front's extremes. points: (n, m), a front.
+
+    Each column is scaled to [0, 1] over the front; the row with the smallest sum is taken, the earlier one of equals.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return int(((points - low) / span).sum(axis=1).argmin())

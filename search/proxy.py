@@ -1,0 +1,158 @@
+"""One candidate -> one short training run -> Record."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..lpa.config import Config
+from ..lpa.data import Shards
+from ..lpa.model import ModelConfig
+from ..lpa.train import DivergedError, TrainConfig, train
+
+
+class Job(Config):
+    """A run before it is trained: what the driver writes down and hands to an executor."""
+
+    run: str
+    """Names it within its study: `trial-7` for a candidate, `noise-2` for another seed of the dense arm."""
+    arm: str | None = None
+    """The reference arm that it is, if any."""
+    params: dict[str, str] = {}
+    """The point of the space; empty for an arm outside of it."""
+    seed: int
+    """Of the initial weights and the batches."""
+    model: ModelConfig
+    """The proxy."""
+    target: ModelConfig
+    costs: dict[str, int]
+    """At the target, by name."""
+    feasible: bool = True
+    """Whether the costs keep to the space's limits (only an arm is trained when they do not)."""
+
+    @property
+    def placement(self) -> str:
+        """The target's placement, with the FFN's width where it was rebalanced and the activation where there is one."""
+        text = self.target.placement.text
+        if self.target.factor_activation != "none" and self.target.placement.arm != "dense":
+            text += f", {self.target.factor_activation}"
+        return text
+
+
+class Measured(Config):
+    """What depends on the machine and the moment, and so differs between two runs of one seed."""
+
+    device: str
+    started: float
+    """Unix time, seconds."""
+    seconds: float
+    """Of the whole run, building and validation included."""
+    train_seconds: float
+    """Of the training loop, validation included."""
+    peak_memory_bytes: int
+    """Of the worker process, or allocated on the GPU."""
+
+
+class Record(Job):
+    """A run that has ended, however it ended."""
+
+    status: Literal["complete", "diverged", "failed"]
+    reason: str = ""
+    """Why, when it is not complete."""
+    loss_nats: float | None = None
+    """Validation loss at the end, nats a token."""
+    bits_per_byte: float | None = None
+    """The same as bits a byte of text."""
+    tokens: int = 0
+    """Trained on."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """(tokens, validation loss_nats) at every evaluation."""
+    measured: Measured | None = None
+    """Nothing when the worker was lost."""
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss_nats), a token."""
+        return None if self.loss_nats is None else math.exp(self.loss_nats)
+
+    def values(self, objectives: Sequence[str]) -> list[float]:
+        """Its objectives by name; NaN for the loss that a run without one has."""
+        loss = math.nan if self.loss_nats is None else self.loss_nats
+        return [loss if name == "loss_nats" else float(self.costs[name]) for name in objectives]
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A run has come to an evaluation."""
+
+    run: str
+    tokens: int
+    loss_nats: float
+
+
+def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Iterator[Advanced | Record]:
+    """Train a job's model as `config` says: an Advanced at every evaluation, and its Record last.
+
+    A run that diverges, runs out of memory or meets an error of torch's is a record with its reason.
+    """
+    config = config.change(model=job.model, seed=job.seed)
+    device = config.resolve_device()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    started, clock = time.time(), time.perf_counter()
+    curve: list[tuple[int, float]] = []
+    status: Literal["complete", "diverged", "failed"] = "complete"
+    reason, train_seconds = "", 0.0
+    try:
+        for progress in train(config, shards):
+            train_seconds = progress.seconds
+            if progress.valid_loss_nats is not None:
+                curve.append((progress.tokens, progress.valid_loss_nats))
+                yield Advanced(job.run, progress.tokens, progress.valid_loss_nats)
+    except DivergedError as error:
+        status, reason = "diverged", str(error)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        status, reason = "failed", f"out of memory: {_one_line(error)}"
+    except RuntimeError as error:
+        status, reason = "failed", _one_line(error)
+    loss = curve[-1][1] if status == "complete" else None
+    yield Record(
+        **job.model_dump(exclude={"model", "target"}),
+        model=job.model,
+        target=job.target,
+        status=status,
+        reason=reason,
+        loss_nats=loss,
+        bits_per_byte=None if loss is None else shards.bits_per_byte(loss, "valid"),
+        tokens=curve[-1][0] if curve else 0,
+        curve=tuple(curve),
+        measured=Measured(
+            device=device_name(device),
+            started=started,
+            seconds=time.perf_counter() - clock,
+            train_seconds=train_seconds,
+            peak_memory_bytes=peak_memory_bytes(device),
+        ),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's product name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was ever in use: on a GPU as torch allocated it, on a CPU the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,131 @@
+"""Results -> figures -> one page."""
+
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from ..lpa.config import dump_yaml
+from .results import Results, write_tables
+
+COLOURS = {"dense": "#000000", "attention": "#0072B2", "ffn": "#D55E00", "both": "#009E73"}
+"""Of the sublayers that hold low rank: Okabe and Ito's colour-blind-safe palette."""
+SYMBOLS = {"dense": "star", "attention": "circle", "ffn": "square", "both": "diamond"}
+AXES = {
+    "loss_nats": "validation loss of the proxy (loss_nats)",
+    "flops_per_token": "training FLOPs a token at the target, share of dense (flops_per_token)",
+    "params": "parameters of the target, share of dense (params)",
+    "memory_bytes": "training memory of the target, share of dense (memory_bytes)",
+}
+
+
+def write_report(found: Results, out: Path) -> Path:
+    """records.jsonl, front.csv and report.html into the study's folder; the page's path."""
+    write_tables(found, out)
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        resources.files("lpanas.search").joinpath("report.html").read_text()
+    )
+    figures = [front_figure(found, cost) for cost in found.costs] + [curves_figure(found)]
+    page = template.render(
+        name=found.space.name,
+        found=found,
+        plotly_js=get_plotlyjs(),
+        figures=[figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures],
+        rows=found.table([*found.records, *found.seeds]).to_dict("records"),
+        space=dump_yaml(found.space),
+    )
+    path = out / "report.html"
+    draft = out / "report.html.draft"
+    draft.write_text(page)
+    draft.replace(path)
+    return path
+
+
+def front_points(found: Results, cost: str) -> pd.DataFrame:
+    """What the front's figure draws: a row a complete candidate."""
+    table = found.table(found.complete)
+    front = {record.run for record in found.front}
+    return table.assign(share=table[f"{cost}_share"], on_front=[run in front for run in table["run"]])
+
+
+def front_figure(found: Results, cost: str) -> go.Figure:
+    """Loss against a cost: candidates by the sublayers that hold low rank, arms named, the noise band about dense."""
+    figure = go.Figure()
+    dense = found.arms.get("dense")
+    if dense is not None and dense.loss_nats is not None and found.noise is not None:
+        low, high = (dense.loss_nats + sign * found.noise.resolvable_nats for sign in (-1, 1))
+        label = f"not told from dense by one run ({found.noise.n} seeds)"
+        figure.add_hrect(low, high, fillcolor="#888888", opacity=0.15, line_width=0, annotation_text=label)
+    if found.complete:
+        points = front_points(found, cost)
+        for sublayers, group in points.groupby("sublayers", sort=False):
+            figure.add_trace(_markers(str(sublayers), group))
+        line = points[points["on_front"]].sort_values("share")
+        figure.add_scatter(
+            x=line["share"], y=line["loss_nats"], mode="lines", name="front", hoverinfo="skip",
+            line={"color": "#666666", "dash": "dot", "shape": "hv"},
+        )  # fmt: skip
+        for record in [*found.arms.values(), *([found.winner] if found.winner else [])]:
+            _name(figure, found, record.run, points)
+    figure.update_layout(
+        title=f"Loss against {cost}", template="plotly_white", height=560,
+        xaxis={"title": AXES[cost], "tickformat": ".2f"}, yaxis={"title": AXES["loss_nats"]}, legend={"title": "low rank in"},
+    )  # fmt: skip
+    return figure
+
+
+def _markers(sublayers: str, group: pd.DataFrame) -> go.Scatter:
+    return go.Scatter(
+        x=group["share"],
+        y=group["loss_nats"],
+        mode="markers",
+        name=sublayers,
+        marker={
+            "color": COLOURS[sublayers],
+            "symbol": SYMBOLS[sublayers],
+            "size": [13 if on else 9 for on in group["on_front"]],
+            "opacity": [1.0 if on else 0.45 for on in group["on_front"]],
+            "line": {"width": 1, "color": "white"},
+        },
+        customdata=group[["run", "placement", "d_ff", "perplexity", "delta_nats", "against_dense"]],
+        hovertemplate="<b>%{customdata[0]}</b> %{customdata[1]}<br>d_ff %{customdata[2]}<br>loss %{y:.4f} nats, "
+        "perplexity %{customdata[3]:.3f}<br>%{customdata[4]:+.4f} nats against dense (%{customdata[5]})<br>"
+        "cost %{x:.3f} x dense<extra></extra>",
+    )
+
+
+def _name(figure: go.Figure, found: Results, run: str, points: pd.DataFrame) -> None:
+    rows = points[points["run"] == run]
+    if rows.empty:
+        return
+    row = rows.iloc[0]
+    words = [row["arm"]] if row["arm"] else []
+    if found.winner is not None and run == found.winner.run:
+        words.append("winner (knee)")
+    figure.add_annotation(x=row["share"], y=row["loss_nats"], text=", ".join(words), showarrow=True, arrowhead=0, ay=-28)
+
+
+def curves_figure(found: Results) -> go.Figure:
+    """Validation loss against tokens trained, a line a candidate."""
+    figure = go.Figure()
+    for record in found.records:
+        if record.curve:
+            sublayers = record.target.placement.arm
+            figure.add_scatter(
+                x=[tokens for tokens, _ in record.curve],
+                y=[loss for _, loss in record.curve],
+                mode="lines+markers" if record.arm else "lines",
+                name=record.arm or record.run,
+                showlegend=record.arm is not None,
+                opacity=1.0 if record.arm else 0.35,
+                line={"color": COLOURS[sublayers], "width": 3 if record.arm else 1},
+                hovertemplate=f"<b>{record.run}</b> {record.placement}<br>%{{x:,}} tokens, %{{y:.4f}} nats<extra></extra>",
+            )
+    figure.update_layout(
+        title="Learning curves", template="plotly_white", height=480,
+        xaxis={"title": "tokens trained (tokens)"}, yaxis={"title": AXES["loss_nats"]},
+    )  # fmt: skip
+    return figure

@@ -1,0 +1,166 @@
+"""Records -> what they say: the noise, the front, the arms, the winner."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..lpa.config import UserError
+from . import noise, pareto
+from .ledger import NOISE, SEARCH, Ledger
+from .proxy import Record
+from .space import Space
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a study and what follows from them."""
+
+    space: Space
+    records: list[Record]
+    """Of candidates, by number."""
+    seeds: list[Record]
+    """Of further seeds of the dense arm."""
+
+    @property
+    def complete(self) -> list[Record]:
+        """The candidates with a loss."""
+        return [record for record in self.records if record.status == "complete"]
+
+    @property
+    def arms(self) -> dict[str, Record]:
+        """The reference arms that have been run, by name."""
+        return {record.arm: record for record in self.records if record.arm is not None}
+
+    @property
+    def noise(self) -> noise.Noise | None:
+        """Over the seeds of the dense arm, its own run included."""
+        dense = [record for record in self.records if record.arm == "dense"]
+        losses = [record.loss_nats for record in [*dense, *self.seeds] if record.loss_nats is not None]
+        return noise.measure(losses)
+
+    @property
+    def front(self) -> list[Record]:
+        """The non-dominated candidates that keep to the limits, lowest loss first."""
+        rows = [record for record in self.complete if record.feasible]
+        if not rows:
+            return []
+        chosen = pareto.non_dominated(self.points(rows))
+        return sorted((r for r, on_front in zip(rows, chosen, strict=True) if on_front), key=lambda r: r.loss_nats or 0.0)
+
+    @property
+    def winner(self) -> Record | None:
+        """The knee of the front."""
+        front = self.front
+        return front[pareto.knee(self.points(front))] if front else None
+
+    def points(self, records: Sequence[Record]) -> np.ndarray:
+        """(n, objectives) of complete records."""
+        return np.array([record.values(self.space.objectives) for record in records])
+
+    def relative(self, record: Record, cost: str) -> float:
+        """A cost as a share of the dense target's."""
+        return record.costs[cost] / self.space.dense_costs[cost]
+
+    def delta(self, record: Record) -> float | None:
+        """The loss less the dense arm's (of the same seed and batches), nats."""
+        dense = self.arms.get("dense")
+        if dense is None or dense.loss_nats is None or record.loss_nats is None:
+            return None
+        return record.loss_nats - dense.loss_nats
+
+    def against_dense(self, record: Record) -> str:
+        """Whether one run of each tells the candidate from the dense arm: better, worse or tied."""
+        delta = self.delta(record)
+        if delta is None or self.noise is None:
+            return "unknown"
+        if record.arm == "dense":
+            return ""
+        return "tied" if abs(delta) <= self.noise.resolvable_nats else "better" if delta < 0 else "worse"
+
+    def tied(self, record: Record) -> list[Record]:
+        """The other candidates whose loss this proxy cannot tell from a record's."""
+        if self.noise is None or record.loss_nats is None:
+            return []
+        return [
+            other
+            for other in self.complete
+            if other.run != record.run and abs((other.loss_nats or 0.0) - record.loss_nats) <= self.noise.resolvable_nats
+        ]
+
+    def pick(self, which: str) -> Record:
+        """`knee`, `loss` (the lowest), `cost` (the lowest first cost on the front) or a run. Raises UserError."""
+        front = self.front
+        if which in ("knee", "loss", "cost"):
+            if not front:
+                raise UserError("there is no complete run within the limits to pick from")
+            if which == "knee":
+                assert self.winner is not None
+                return self.winner
+            return front[0] if which == "loss" else min(front, key=lambda record: record.costs[self.costs[0]])
+        run = f"{SEARCH}-{which}" if which.isdigit() else which
+        found = [record for record in self.records if record.run == run]
+        if not found:
+            raise UserError(f"--pick {which}: no such run; knee, loss, cost, or trial-0 to trial-{len(self.records) - 1}")
+        if found[0].loss_nats is None:
+            raise UserError(f"--pick {which}: that run {found[0].status}: {found[0].reason}")
+        return found[0]
+
+    @property
+    def costs(self) -> list[str]:
+        """The costs among the objectives, or all of them when only the loss is minimised."""
+        return [name for name in self.space.objectives if name != "loss_nats"] or list(self.space.dense_costs)
+
+    def table(self, records: Sequence[Record]) -> pd.DataFrame:
+        """A row a record, units in the columns' names."""
+        return pd.DataFrame([self._row(record) for record in records])
+
+    def _row(self, record: Record) -> dict[str, object]:
+        measured = record.measured
+        return {
+            "run": record.run,
+            "arm": record.arm or "",
+            "sublayers": record.target.placement.arm,
+            "status": record.status,
+            "loss_nats": record.loss_nats,
+            "perplexity": record.perplexity,
+            "bits_per_byte": record.bits_per_byte,
+            "delta_nats": self.delta(record),
+            "against_dense": self.against_dense(record),
+            **record.costs,
+            **{f"{name}_share": self.relative(record, name) for name in record.costs},
+            "placement": record.placement,
+            "d_ff": record.target.d_ff,
+            "proxy_placement": record.model.placement.text,
+            "proxy_d_ff": record.model.d_ff,
+            "seed": record.seed,
+            "tokens": record.tokens,
+            "seconds": measured.seconds if measured else None,
+            "reason": record.reason,
+        }
+
+
+def results(space: Space, ledger: Ledger) -> Results:
+    """What a study holds."""
+    return Results(space, ledger.records(SEARCH), ledger.records(NOISE))
+
+
+def write_tables(found: Results, out: Path) -> None:
+    """records.jsonl, a line a run, and front.csv, the non-dominated ones."""
+    lines = [record.model_dump_json() for record in [*found.records, *found.seeds]]
+    _write(out / "records.jsonl", "".join(line + "\n" for line in lines))
+    _write(out / "front.csv", found.table(found.front).to_csv(index=False))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a records.jsonl."""
+    return [Record.parse(json.loads(line), f"{path}:{n}") for n, line in enumerate(path.read_text().splitlines(), 1)]
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(text)
+    draft.replace(path)

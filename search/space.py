@@ -1,0 +1,357 @@
+"""A space: the YAML that says what may vary, what is fixed and what is minimised; parameters -> candidates."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, Literal, Self
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from pydantic import Field, model_validator
+
+from ..lpa.config import Config, UserError, nearest, override, parse_yaml, read_yaml
+from ..lpa.cost import Rebalance, cost, rebalance
+from ..lpa.linear import FactorActivation
+from ..lpa.model import ModelConfig
+from ..lpa.placement import ATTENTION, FFN, Placement, Rank, parse_projections, parse_rank, rank_text
+from ..lpa.train import TrainConfig
+
+COSTS = ("flops_per_token", "params", "memory_bytes")
+ARMS = ("dense", "attention", "ffn", "both")
+ENUMERATED = 4096
+"""Spaces up to this size are looked at point by point, larger ones by this many random points."""
+
+
+class Vary(Config):
+    """What the search may choose."""
+
+    ranks: dict[str, tuple[str | float, ...]]
+    """For each group of projections (attention, ffn, both, or names such as `q,k`) its choices: dense, 1/4, 1/8, ...
+    Projections in no group stay dense."""
+    bands: Annotated[int, Field(gt=0)] = 1
+    """Equal bands of depth, each with ranks of its own."""
+    rebalance: tuple[Rebalance, ...] = ("none",)
+    """What the saved parameters buy."""
+    factor_activation: tuple[FactorActivation, ...] = ("none",)
+    """Between the factors of every low-rank projection."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        named: set[str] = set()
+        for group, choices in self.ranks.items():
+            try:
+                projections = parse_projections(group)
+                ranks = [parse_rank(choice) for choice in choices]
+            except ValueError as error:
+                raise ValueError(f"ranks.{group}: {error}") from None
+            if named & set(projections):
+                raise ValueError(f"ranks.{group}: {min(named & set(projections))} stands in another group too")
+            if len(set(ranks)) < len(ranks) or not ranks:
+                raise ValueError(f"ranks.{group}: expected different choices, found {', '.join(map(str, choices))}")
+            named |= set(projections)
+        for name in ("rebalance", "factor_activation"):
+            if len(set(getattr(self, name))) < max(1, len(getattr(self, name))):
+                raise ValueError(f"{name}: a choice stands twice")
+        if not all((self.ranks, self.rebalance, self.factor_activation)):
+            raise ValueError("nothing to choose from: an empty list")
+        return self
+
+
+class Arms(Config):
+    """The ranks of the reference arms: attention, ffn, and both at once; the dense arm has none."""
+
+    attention: str | float = "1/4"
+    ffn: str | float = "1/4"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("attention", "ffn"):
+            try:
+                rank = parse_rank(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if rank is None:
+                raise ValueError(f"{name}: expected a rank, found dense")
+        return self
+
+
+class Target(Config):
+    """The full shape, whose cost counts and which is exported, and how it would be trained."""
+
+    model: ModelConfig
+    microbatch: Annotated[int, Field(gt=0)] = 16
+    """Sequences in one forward pass; decides memory_bytes."""
+    batch_size: Annotated[int, Field(gt=0)] = 128
+    """Sequences a step (128 x 1024 tokens: the batch of the LPA 130M setting)."""
+    tokens_per_param: Annotated[float, Field(gt=0)] = 20.0
+    """Training tokens for each parameter of the dense target (20: Hoffmann et al., arXiv 2203.15556)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_size % self.microbatch:
+            raise ValueError(f"microbatch: {self.microbatch} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class Budget(Config):
+    """How the search proposes and when it ends; these may change from one call to the next."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    trials: Annotated[int, Field(gt=0)] = 40
+    """Candidates to train, the four arms included."""
+    noise_seeds: Annotated[int, Field(ge=2)] = 4
+    """Seeds of the dense arm, from which the noise is measured; the first is the arm's own run."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """No new run starts after this long."""
+    workers: Annotated[int, Field(gt=0)] | None = None
+    """Runs at a time; one a GPU, or one a core on a CPU, when left out."""
+
+
+class Space(Config):
+    """What may vary, what is fixed, what is minimised."""
+
+    name: str
+    seed: int = 0
+    """Of the proposals, the initial weights and the batches."""
+    proxy: TrainConfig
+    """The training of one trial; the search fills in its placement and FFN width."""
+    target: Target
+    vary: Vary
+    arms: Arms = Arms()
+    objectives: tuple[Literal["loss_nats", "flops_per_token", "params", "memory_bytes"], ...] = ("loss_nats", "flops_per_token")
+    """Minimised together; loss_nats first, then the target's costs."""
+    limits: dict[str, str | float] = {}
+    """Largest cost of a candidate at the target: `params: 1.0 x dense`, or a number. Not trained when above it."""
+    search: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.objectives[:1] != ("loss_nats",) or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives: expected loss_nats first, then different costs")
+        for name, model in (("proxy", self.proxy.model), ("target", self.target.model)):
+            if model.placement.arm != "dense":
+                raise ValueError(f"{name}.model.placement: the search fills it in, found '{model.placement.text}'")
+            if model.n_layers < self.vary.bands:
+                raise ValueError(f"vary.bands: {self.vary.bands} bands for the {model.n_layers} layers of the {name}")
+            self._check_ranks(name, model)
+        for name, limit in self.limits.items():
+            if name not in COSTS:
+                raise ValueError(f"limits.{name}: unknown cost, {nearest(name, COSTS)}")
+            self._limit(name, limit)
+        self._check_feasible()
+        return self
+
+    def _check_ranks(self, where: str, model: ModelConfig) -> None:
+        """Every rank saves something, and two choices never come down to one rank."""
+        asked = [(f"vary.ranks.{group}", group, choices) for group, choices in self.vary.ranks.items()]
+        asked += [(f"arms.{group}", group, (getattr(self.arms, group),)) for group in ("attention", "ffn")]
+        for key, group, choices in asked:
+            for name in parse_projections(group):
+                taken: dict[int | None, str | float] = {}
+                for choice in choices:
+                    placement = Placement.from_bands(model.n_layers, [{name: parse_rank(choice)}])
+                    try:
+                        rank = model.place(placement).rank(0, name)
+                    except ValueError as error:
+                        message = str(error).partition("Value error, placement: ")[2].partition(" [type=")[0]
+                        raise ValueError(f"{key}: {where}: {message}") from None
+                    if rank in taken:
+                        raise ValueError(
+                            f"{key}: {taken[rank]} and {choice} are both rank {rank} in {name} of the {where}; "
+                            f"lower {where}.model.rank_multiple ({model.rank_multiple})"
+                        )
+                    taken[rank] = choice
+
+    def _limit(self, name: str, limit: str | float) -> float:
+        if isinstance(limit, str):
+            match = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*x\s*dense\s*", limit)
+            if not match:
+                raise ValueError(f"limits.{name}: expected a number or '1.0 x dense', found '{limit}'")
+            return float(match[1]) * self.dense_costs[name]
+        return float(limit)
+
+    def _check_feasible(self) -> None:
+        if self.limits and not any(self.candidate(point).feasible for point in self.some_points()):
+            limits = ", ".join(f"{name}: {limit}" for name, limit in self.limits.items())
+            raise ValueError(f"limits: no candidate of the space keeps to {limits}")
+
+    @cached_property
+    def dense_costs(self) -> dict[str, int]:
+        """The dense target's cost by name."""
+        return self._cost(self.target.model)
+
+    @cached_property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """What may vary: a parameter for each (group, band), rebalance and factor_activation, each with its choices."""
+        ranks = {
+            _rank_key(group, band, self.vary.bands): tuple(rank_text(parse_rank(choice)) for choice in choices)
+            for group, choices in self.vary.ranks.items()
+            for band in range(self.vary.bands)
+        }
+        return ranks | {"rebalance": self.vary.rebalance, "factor_activation": self.vary.factor_activation}
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's view of the choices."""
+        return {name: CategoricalDistribution(choices) for name, choices in self.choices.items()}
+
+    @property
+    def size(self) -> int:
+        """Points of the space (some of them the same candidate)."""
+        total = 1
+        for choices in self.choices.values():
+            total *= len(choices)
+        return total
+
+    def some_points(self) -> Iterator[dict[str, str]]:
+        """Every point of a small space; of a large one both its corners and ENUMERATED random points, the same each time."""
+        names, choices = list(self.choices), list(self.choices.values())
+        if self.size <= ENUMERATED:
+            yield from (dict(zip(names, point, strict=True)) for point in product(*choices))
+            return
+        for pick in (min, max):  # the lowest and the highest of all ranks
+            yield {name: pick(values, key=_order) for name, values in zip(names, choices, strict=True)}
+        random = Random(self.seed)
+        for _ in range(ENUMERATED):
+            yield {name: random.choice(values) for name, values in zip(names, choices, strict=True)}
+
+    def candidate(self, params: Mapping[str, str]) -> "Candidate":
+        """The candidate at a point of the space."""
+        bands = [
+            {
+                name: parse_rank(params[_rank_key(group, band, self.vary.bands)])
+                for group in self.vary.ranks
+                for name in parse_projections(group)
+            }
+            for band in range(self.vary.bands)
+        ]
+        return self._candidate(dict(params), bands, params["rebalance"], params["factor_activation"])
+
+    def arm(self, name: str) -> "Candidate":
+        """A reference arm: one rank in the sublayers that it names, without rebalance. With its parameters where the space
+        has such a point, and without any where it has not."""
+        ranks = {
+            projection: parse_rank(getattr(self.arms, group))
+            for group, projections in (("attention", ATTENTION), ("ffn", FFN))
+            if name in (group, "both")
+            for projection in projections
+        }
+        candidate = self._candidate({}, [ranks] * self.vary.bands, "none", "none")
+        return self._with_params(candidate, ranks)
+
+    def _with_params(self, candidate: "Candidate", ranks: Mapping[str, Rank]) -> "Candidate":
+        params = {"rebalance": "none", "factor_activation": "none"}
+        for group in self.vary.ranks:
+            texts = {rank_text(ranks.get(name)) for name in parse_projections(group)}
+            for band in range(self.vary.bands):
+                params[_rank_key(group, band, self.vary.bands)] = min(texts)
+        params = {name: params[name] for name in self.distributions}
+        inside = all(value in self.choices[name] for name, value in params.items())
+        if not inside or self.candidate(params).proxy != candidate.proxy:
+            return candidate
+        return self.candidate(params)
+
+    def _candidate(
+        self, params: dict[str, str], bands: Sequence[Mapping[str, Rank]], rule: Any, activation: Any
+    ) -> "Candidate":
+        models = []
+        for model in (self.proxy.model, self.target.model):
+            placed = model.change(placement=Placement.from_bands(model.n_layers, bands), factor_activation=activation)
+            if placed.placement.arm == "dense":
+                placed = model
+            models.append(rebalance(placed, rule))
+        costs = self._cost(models[1])
+        feasible = all(costs[name] <= self._limit(name, limit) for name, limit in self.limits.items())
+        return Candidate(params, models[0], models[1], costs, feasible)
+
+    def _cost(self, target: ModelConfig) -> dict[str, int]:
+        figures = cost(target, self.target.microbatch).asdict()
+        return {name: figures[name] for name in COSTS}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point of the space as two models, with what the larger one costs."""
+
+    params: dict[str, str]
+    """The point, or nothing for an arm that lies outside of the space."""
+    proxy: ModelConfig
+    target: ModelConfig
+    costs: dict[str, int]
+    """At the target, by name."""
+    feasible: bool
+    """Whether the costs keep to the space's limits."""
+
+
+def load_space(name: str, settings: Sequence[str] = ()) -> Space:
+    """The space of a preset's name or of a YAML file, with `--set` applied. Raises UserError."""
+    if name in presets():
+        raw = parse_yaml(resources.files("lpanas.spaces").joinpath(f"{name}.yaml").read_text(), f"{name}.yaml")
+    elif "/" in name or name.endswith((".yaml", ".yml")):
+        raw = read_yaml(Path(name))
+    else:
+        raise UserError(f"{name}: no such preset, {nearest(name, presets())} (a file ends in .yaml)")
+    return parse_space(override(raw, settings), name)
+
+
+def parse_space(raw: Mapping[str, Any], where: str) -> Space:
+    """A space from plain data, its named shapes filled in. Raises UserError."""
+    return Space.parse(with_shapes(raw, f"{where}: ", "proxy.model", "target.model"), where)
+
+
+def presets() -> list[str]:
+    """The names of the spaces that come with the program."""
+    names = [entry.name.removesuffix(".yaml") for entry in resources.files("lpanas.spaces").iterdir()]
+    return sorted(name for name in names if "." not in name and name not in ("models", "__init__", "__pycache__"))
+
+
+def shapes() -> dict[str, dict[str, Any]]:
+    """The named shapes of models.yaml."""
+    return parse_yaml(resources.files("lpanas.spaces").joinpath("models.yaml").read_text(), "models.yaml")
+
+
+def named_shape(name: str, rest: Mapping[str, Any], where: str) -> ModelConfig:
+    """A dense model of a named shape with some of its keys set otherwise. Raises UserError."""
+    return ModelConfig.parse(_shape(name, where) | dict(rest), f"{where} {name}")
+
+
+def with_shapes(raw: Mapping[str, Any], where: str, *paths: str) -> dict[str, Any]:
+    """The mapping in which every model at a dotted path has its `shape: NAME` replaced by what the shape says; the model's
+    other keys go before it. Raises UserError."""
+    result = dict(raw)
+    for path in paths:
+        first, _, rest = path.partition(".")
+        inner = result.get(first)
+        if not isinstance(inner, dict):
+            continue
+        if rest:
+            result[first] = with_shapes(inner, f"{where}{first}.", rest)
+        elif "shape" in inner:
+            shape = _shape(inner["shape"], f"{where}{first}.shape:")
+            result[first] = shape | {key: value for key, value in inner.items() if key != "shape"}
+    return result
+
+
+def _shape(name: Any, where: str) -> dict[str, Any]:
+    known = shapes()
+    if name not in known:
+        raise UserError(f"{where} unknown shape '{name}', {nearest(str(name), list(known))}")
+    return dict(known[name])
+
+
+def _rank_key(group: str, band: int, bands: int) -> str:
+    return f"rank {group}" if bands == 1 else f"rank {group} band {band}"
+
+
+def _order(choice: Any) -> tuple[int, Any]:
+    """Ranks by size, dense last; other choices in the order `none` first."""
+    if choice == "dense":
+        return (2, 0)
+    try:
+        return (1, parse_rank(choice))
+    except ValueError:
+        return (0 if choice == "none" else 1, 0)

@@ -1,0 +1,165 @@
+"""The same results in a terminal: progress while a search runs, one screen at its end, what `show` prints."""
+
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from ..lpa.cost import cost
+from ..lpa.model import ModelConfig
+from ..lpa.placement import PROJECTIONS
+from ..lpa.train import Progress, TrainConfig
+from .proxy import Record
+from .results import Results
+from .space import ARMS, Space
+from .study import State, Watcher
+
+WIDTH = 120
+"""Columns where there is no terminal to ask."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+@contextmanager
+def progress() -> Generator[Watcher]:
+    """A watcher that keeps a table on a terminal, and stays silent elsewhere."""
+    if not console.is_terminal:
+        yield lambda state: None
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        yield lambda state: live.update(_state(state))
+
+
+def _state(state: State) -> RenderableType:
+    seconds = time.monotonic() - state.started
+    ended = state.done - state.done_before
+    left = f"{_duration(seconds / ended * (state.planned - state.done))} left" if ended else "time left not known yet"
+    found = Results(state.space, state.records, state.noise)
+    best = min((record.loss_nats for record in state.records if record.loss_nats is not None), default=None)
+    line = f"{state.done} of {state.planned} runs, {len(found.front)} on the front"
+    line += f", best loss {best:.4f} nats" if best is not None else ""
+    table = _table("run", "tokens", "loss_nats", "placement")
+    for job in state.running.values():
+        latest = state.latest.get(job.run)
+        told = (f"{latest.tokens:,}", f"{latest.loss_nats:.4f}") if latest else ("", "")
+        table.add_row(job.run, *told, job.placement)
+    return Group(f"{line}, {_duration(seconds)} so far, {left}", table)
+
+
+def print_results(found: Results, paths: dict[str, object]) -> None:
+    """One screen: the arms, the front, the winner, the smallest difference, where things are."""
+    console.print(_records("The reference arms", found, list(found.arms.values())))
+    console.print(_records("The front, lowest loss first", found, found.front))
+    failed = [record for record in found.records if record.status != "complete"]
+    if failed:
+        console.print(f"{len(failed)} runs did not end well; the first: {failed[0].run}, {failed[0].reason}", markup=False)
+    winner, noise = found.winner, found.noise
+    if winner is not None:
+        shares = ", ".join(f"{found.relative(winner, name):.3f} x dense in {name}" for name in found.costs)
+        console.print(f"Winner (knee of the front): {winner.run}, {winner.placement}, d_ff {winner.target.d_ff}", markup=False)
+        tied = len(found.tied(winner))
+        console.print(f"  {winner.loss_nats:.4f} nats, {shares}; {tied} other candidates cannot be told from it by loss")
+    if noise is None:
+        console.print("The smallest difference this proxy can resolve is not known: too few dense seeds ended well")
+    else:
+        console.print(
+            f"Smallest difference this proxy can resolve: {noise.resolvable_nats:.3f} nats between two single runs "
+            f"(std {noise.std_nats:.4f} over {noise.n} seeds of the dense arm)"
+        )
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", markup=False)
+
+
+def _records(title: str, found: Results, records: Sequence[Record]) -> Table:
+    table = _table(
+        "run", "arm", "loss_nats", "against dense", *(f"{name}\nx dense" for name in found.costs), "d_ff", "placement"
+    )
+    table.title = title
+    for record in records:
+        delta = found.delta(record)
+        loss = record.status if record.loss_nats is None else f"{record.loss_nats:.4f}"
+        against = "" if delta is None or record.arm == "dense" else f"{delta:+.4f} {found.against_dense(record)}"
+        shares = [f"{found.relative(record, name):.3f}" for name in found.costs]
+        table.add_row(record.run, record.arm or "", loss, against, *shares, str(record.target.d_ff), record.placement)
+    return table
+
+
+def print_space(space: Space) -> None:
+    """What a space would run: the proxy, the arms at the target with their costs, the size of the search."""
+    proxy = space.proxy
+    console.print(f"space {space.name}: {space.size:,} points, {space.search.trials} candidates to train", markup=False)
+    console.print(
+        f"proxy: d_model {proxy.model.d_model}, {proxy.model.n_layers} layers, context {proxy.model.context}, "
+        f"{proxy.steps:,} steps of {proxy.batch_tokens:,} tokens ({proxy.tokens:,} in all), {proxy.resolve_device().type}"
+    )
+    planned = space.search.trials + space.search.noise_seeds - 1
+    figures = cost(proxy.model, proxy.microbatch or proxy.batch_size, 4)
+    total = planned * proxy.tokens * figures.flops_per_token
+    console.print(f"  {planned} runs, at most {total:.3g} training FLOPs in all; a dense run {figures.params:,} params")
+    table = _table("arm", "params", "flops_per_token", "memory_bytes", "ranks of the proxy", "placement of the target")
+    for name in ARMS:
+        candidate = space.arm(name)
+        figures = cost(candidate.target, space.target.microbatch)
+        ranks = _ranks(candidate.proxy)
+        table.add_row(name, *_figures(figures.asdict()), ranks, candidate.target.placement.text)
+    console.print(table)
+    for name, limit in space.limits.items():
+        console.print(f"limit: {name} at most {limit}", markup=False)
+
+
+def print_config(config: TrainConfig) -> None:
+    """What a training config would train, and what it would cost."""
+    model = config.model
+    console.print(
+        f"{config.steps:,} steps of {config.batch_tokens:,} tokens ({config.tokens:,} in all) on "
+        f"{config.resolve_device().type}; data: {config.data.source} {' '.join(config.data.text)}", markup=False
+    )  # fmt: skip
+    table = _table("", "params", "flops_per_token", "memory_bytes", "ranks", "placement")
+    microbatch = config.microbatch or config.batch_size
+    for name, one in (("this model", model), ("dense, same width", model.dense())):
+        table.add_row(name, *_figures(cost(one, microbatch).asdict()), _ranks(one), one.placement.text)
+    console.print(table)
+    console.print(f"in all: {config.tokens * cost(model, microbatch).flops_per_token:.3g} training FLOPs")
+
+
+def print_progress(progress: Progress, steps: int) -> None:
+    """A line for a training step that has a loss to tell."""
+    if progress.train_loss_nats is None:
+        return
+    valid = "" if progress.valid_loss_nats is None else f", validation {progress.valid_loss_nats:.4f} nats"
+    console.print(
+        f"step {progress.step:,} of {steps:,}, {progress.tokens:,} tokens: {progress.train_loss_nats:.4f} nats{valid}, "
+        f"{_duration(progress.seconds)}"
+    )
+
+
+def _figures(figures: dict[str, int]) -> list[str]:
+    return [f"{figures['params']:,}", f"{figures['flops_per_token']:,}", f"{figures['memory_bytes'] / 2**30:.2f} GiB"]
+
+
+def _ranks(model: ModelConfig) -> str:
+    """The resolved ranks of a model's first low-rank layer."""
+    for layer in range(model.n_layers):
+        ranks = {name: model.rank(layer, name) for name in PROJECTIONS}
+        if any(ranks.values()):
+            return " ".join(f"{name}{rank}" for name, rank in ranks.items() if rank is not None)
+    return ""
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        figures = name.startswith(("loss", "against", "flops", "params", "memory", "tokens", "d_ff"))
+        last = name.startswith("placement")
+        table.add_column(name, justify="right" if figures else "left", no_wrap=not last, overflow="fold", vertical="bottom")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

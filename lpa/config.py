@@ -150,7 +150,7 @@ _EXPECTED = {
 
 def _first_line(cls: type[BaseModel], error: ValidationError) -> str:
     """The first mistake of a ValidationError: `dotted.key: expected ..., found ...`."""
-    errors = error.errors()
+    errors = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key is missing, too
     first = errors[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -164,7 +164,8 @@ def _first_line(cls: type[BaseModel], error: ValidationError) -> str:
         known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
         return f"{prefix}found {_kind(found)}, {nearest(str(found), known)}{more}"
     if kind == "value_error":
-        return f"{prefix}{first['ctx']['error']}{more}"
+        message = str(first["ctx"]["error"])  # may begin with a dotted key of its own
+        return f"{key}.{message}" if key and re.match(r"[\w.,]+: ", message) else f"{prefix}{message}"
     expected = _EXPECTED.get(kind) or first["msg"].replace("Input should be ", "")
     return f"{prefix}expected {expected}, found {_kind(found)}{more}"
 

@@ -25,20 +25,23 @@ class Cost:
     """Training FLOPs a token: 6 a matmul weight, the head included, and 12 n_layers context heads d_head for the
     attention scores, counted in full as torch's FLOP counter does (causality not taken off)."""
     memory_bytes: int
-    """Weights, gradients and AdamW's two moments in float32, and the activations kept for one microbatch."""
+    """Weights, gradients and AdamW's two moments in float32, bfloat16 copies of the matmul weights where activations are
+    bfloat16, and the activations of one microbatch at their peak."""
 
     def asdict(self) -> dict[str, int]:
         """The figures by name."""
         return asdict(self)
 
 
-def cost(config: ModelConfig, microbatch: int, activation_bytes: int = 2) -> Cost:
-    """The cost of training a model. microbatch: sequences in one forward pass; activation_bytes: 2 in bf16, 4 in float32."""
+def cost(config: ModelConfig, microbatch: int, item: int = 2) -> Cost:
+    """The cost of training a model. microbatch: sequences in one forward pass; item: bytes of an activation, 2 under
+    bfloat16 autocast and 4 in float32."""
     body = body_params(config)
     head = 0 if config.tie_embeddings else config.vocab_size * config.d_model
     params = body + config.vocab_size * config.d_model + head + (config.vocab_size if config.head_bias else 0)
     tokens = microbatch * config.context
-    memory = 16 * params + tokens * saved_bytes_per_token(config, activation_bytes)
+    copies = 2 * (sum(_body_matmuls(config)) + config.vocab_size * config.d_model) if item == 2 else 0
+    memory = 16 * params + copies + tokens * activation_bytes_per_token(config, item)
     return Cost(params, body, flops_per_token(config), memory)
 
 
@@ -54,21 +57,18 @@ def flops_per_token(config: ModelConfig) -> int:
     return TRAIN_PER_FORWARD * 2 * (matmuls + scores)
 
 
-def saved_bytes_per_token(config: ModelConfig, activation_bytes: int) -> int:
-    """Bytes a token that the forward pass keeps for the backward pass, with flash attention and without checkpointing."""
+def activation_bytes_per_token(config: ModelConfig, item: int) -> int:
+    """Bytes a token at the peak, the start of the backward pass: what the forward pass keeps (with fused norms and flash
+    attention, without checkpointing) and the loss's or the FFN's passing gradients. item: bytes of what matmuls read."""
     d, queries, keys = config.d_model, config.n_heads * config.d_head, config.kv_heads * config.d_head
-    block = 2 * 4 * d  # the inputs of the two norms: the residual stream, in float32
-    block += activation_bytes * (d + d)  # what the norms hand on: the inputs of q, k, v and of gate, up
-    block += activation_bytes * (queries + 2 * keys + queries)  # rotated q and k, v, and the attention's output
-    block += activation_bytes * 4 * config.d_ff  # gate, silu(gate), up and their product
-    factors = sum(
-        rank * (1 if config.factor_activation == "none" else 2)
-        for layer in range(config.n_layers)
-        for name in PROJECTIONS
-        if (rank := config.rank(layer, name)) is not None
-    )
-    logits = (4 + activation_bytes) * config.vocab_size  # and their log-softmax, in float32
-    return config.n_layers * block + activation_bytes * factors + (4 + activation_bytes) * d + logits
+    norm = 4 * d + 4 + item * d  # the float32 stream and its root mean square; the result, which matmuls read
+    attention = item * (queries + 2 * keys + queries) + 4 * config.n_heads  # rotated q and k, v, the result; log-sum-exp
+    ffn = item * 4 * config.d_ff  # gate, silu(gate), up and their product
+    per_rank = item * (1 if config.factor_activation == "none" else 2)  # x A, and its SiLU
+    ranks = [config.rank(layer, name) or 0 for layer in range(config.n_layers) for name in PROJECTIONS]
+    kept = config.n_layers * (2 * norm + attention + ffn) + per_rank * sum(ranks) + norm
+    kept += 4 * config.vocab_size + 8  # log-softmax in float32, and the target
+    return kept + max(8 * config.vocab_size, 4 * d + 3 * item * config.d_ff)
 
 
 def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:
@@ -77,16 +77,25 @@ def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:
     if rule == "none":
         return config
     measure = body_params if rule == "params" else flops_per_token
-    budget = measure(config.dense())
-    step, low = config.ffn_multiple, 0
-    high = 1
-    while measure(config.change(d_ff=config.d_ff + high * step)) <= budget:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = measure(config.change(d_ff=config.d_ff + middle * step)) <= budget
-        low, high = (middle, high) if fits else (low, middle)
-    return config.change(d_ff=config.d_ff + low * step)
+    budget, step = measure(config.dense()), config.ffn_multiple
+
+    def widened(steps: int) -> ModelConfig:
+        return config.change(d_ff=config.d_ff + steps * step)
+
+    def fits(steps: int) -> bool:
+        try:
+            return measure(widened(steps)) <= budget
+        except ValueError:  # where d_ff < d_model bounds a rank, a wider FFN can have one that saves nothing
+            return False
+
+    if not fits(1):
+        return config
+    steps = (budget - measure(config)) // (measure(widened(1)) - measure(config))
+    while not fits(steps):
+        steps -= 1
+    while fits(steps + 1):
+        steps += 1
+    return widened(steps)
 
 
 def _body_matmuls(config: ModelConfig) -> list[int]:

@@ -100,7 +100,7 @@ def check_fits(shards: Shards, config: DataConfig, tokens: int, model: ModelConf
     needed = max(window, 0 if epochs is None else math.ceil(tokens / epochs) + 1)
     name = "the standard library" if config.source == "stdlib" else ", ".join(config.text)
     if found < needed:
-        once = "" if epochs is None or needed == window else f" ({tokens:,} to be read at most {epochs:g} times)"
+        once = "" if epochs is None or needed == window else f" ({tokens:,} tokens at max_epochs {epochs:g})"
         raise UserError(f"data: too little training text in {name}: {found:,} tokens found, {needed:,} needed{once}")
     if shards.tokens["valid"] < window:
         raise UserError(
@@ -164,8 +164,7 @@ def _documents(config: DataConfig) -> Iterator[bytes]:
 def _files(config: DataConfig) -> list[Path]:
     if config.source == "stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
-        skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-        return [path for path in sorted(root.rglob("*.py")) if not skipped & set(path.relative_to(root).parts)]
+        return [path for path in sorted(root.rglob("*.py")) if not any(map(_is_no_source, path.relative_to(root).parts))]
     files: set[Path] = set()
     for pattern in config.text:
         found = {Path(name) for name in glob.glob(os.path.expanduser(pattern), recursive=True)}
@@ -174,6 +173,13 @@ def _files(config: DataConfig) -> list[Path]:
             raise UserError(f"data.text: no file matches '{pattern}'")
         files |= found
     return sorted(files)
+
+
+def _is_no_source(name: str) -> bool:
+    """Whether a file or folder of the standard library is left out: tests, other people's packages, and what was made when
+    Python was built there (it differs from machine to machine)."""
+    left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    return name in left_out or name.startswith(("_sysconfigdata", "config-"))
 
 
 def _content_hash(documents: list[bytes]) -> str:

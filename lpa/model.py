@@ -76,9 +76,9 @@ class ModelConfig(Config):
             raise ValueError(f"head_dim: rotary positions need an even one, found {self.d_head}")
         if len(self.placement.layers) != self.n_layers:
             raise ValueError(f"placement: {len(self.placement.layers)} layers for a model of {self.n_layers}")
-        for name in PROJECTIONS:
-            for layer in range(self.n_layers):
-                self._check_rank(layer, name)
+        for row in dict.fromkeys(self.placement.layers):
+            for name in PROJECTIONS:
+                self._check_rank(self.placement.layers.index(row), name)
         return self
 
     def _check_rank(self, layer: int, name: str) -> None:
@@ -121,6 +121,15 @@ class ModelConfig(Config):
         return self.place(Placement.from_bands(self.n_layers, [{}]))
 
 
+class Norm(nn.RMSNorm):
+    """RMSNorm whose result is cast once to what the matmuls behind it read. x: (..., d_model) -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        kind = x.device.type
+        return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y
+
+
 class Attention(nn.Module):
     """Causal attention with grouped queries and rotary positions. x: (batch, time, d_model) -> the same."""
 
@@ -156,9 +165,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention_norm = Norm(config.d_model, eps=config.norm_eps)
         self.attention = Attention(config, layer)
-        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.ffn_norm = Norm(config.d_model, eps=config.norm_eps)
         self.ffn = FeedForward(config, layer)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -174,7 +183,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm = Norm(config.d_model, eps=config.norm_eps)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
@@ -199,7 +208,9 @@ class Decoder(nn.Module):
                 continue  # its two factors come by as linear layers
             for key, parameter in module.named_parameters(recurse=False):
                 full = f"{name}.{key}"
-                if isinstance(module, nn.RMSNorm):
+                if full == "head.weight" and self.config.tie_embeddings:
+                    continue  # drawn as the embedding
+                if isinstance(module, Norm):
                     nn.init.ones_(parameter)
                 elif key == "bias":
                     nn.init.zeros_(parameter)

@@ -105,13 +105,12 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
     device = config.resolve_device()
     model = build(config.model, device, config.seed)
     adamw = optimizer(model, config.optim)
-    done = 0
+    done, losses = 0, list[Tensor]()
     if out is not None and (out / CHECKPOINT).exists():
-        done = checkpoint.load(out / CHECKPOINT, config.fingerprint, model, adamw)
+        done, losses = checkpoint.load(out / CHECKPOINT, config.fingerprint, model, adamw)
     metrics = Metrics(out, done)
     batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
     due = _eval_steps(config)
-    losses: list[Tensor] = []
     started = time.perf_counter()
     try:
         for step in range(done, config.steps):
@@ -134,11 +133,11 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
             progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, time.perf_counter() - started)
             metrics.write(progress)
             if out is not None and (done % config.checkpoint_every == 0 or done == config.steps):
-                checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw)
+                checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw, losses)
             yield progress
     except GeneratorExit:
         if out is not None:
-            checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw)
+            checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw, losses)
         raise
 
 

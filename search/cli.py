@@ -56,10 +56,10 @@ def search(
     shards = open_shards(loaded.proxy.data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.tokens, loaded.proxy.model)
     with folder.held(place):
-        ledger = folder.open_study(place, loaded, shards.content, storage)
-        setup = Setup(loaded.proxy, shards.folder)
-        with terminal.progress() as watch, LocalExecutor(setup, loaded.search.workers) as executor:
-            state = study.search(loaded, ledger, executor, watch)
+        with LocalExecutor(Setup(loaded.proxy, shards.folder), loaded.search.workers) as executor:
+            ledger = folder.open_study(place, loaded, shards.content, storage)  # while the workers start
+            with terminal.progress() as watch:
+                state = study.search(loaded, ledger, executor, watch)
         found = results(loaded, ledger)
         paths: dict[str, object] = {"page": write_report(found, place)}
         if found.winner is not None:

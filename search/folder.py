@@ -59,7 +59,12 @@ def held(folder: Path) -> Generator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if [entry.name for entry in folder.iterdir()] == [LOCK]:  # a mistake was found before anything was written
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 def write_setup(folder: Path, space: Space) -> None:

@@ -8,6 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..lpa.config import UserError
 from .proxy import Job, Record
@@ -114,7 +115,7 @@ def open_ledger(space: Space, url: str, name: str) -> Ledger:
     options = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}
     try:
         return Ledger(space, optuna.storages.RDBStorage(url, engine_kwargs=options), name)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise UserError(f"--storage {url}: {' '.join(str(error).split())[:200]}") from None
 
 

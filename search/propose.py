@@ -18,6 +18,7 @@ class Proposer:
     """Proposals for a space, as a pure function of its seed and of what was proposed and learnt before."""
 
     def __init__(self, space: Space) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.seen: set[str] = set()
         self.proposed = 0
@@ -62,7 +63,7 @@ class Proposer:
 
     def _untried(self) -> Candidate | None:
         """An untried feasible candidate, drawn evenly; in a large space among some random points of it."""
-        points = list(self.space.some_points())
+        points = list(self.space.points())
         Random(f"{self.space.seed} {self.proposed} untried").shuffle(points)
         return next((candidate for candidate in map(self.space.candidate, points) if self._is_new(candidate)), None)
 

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from importlib import resources
-from itertools import product
+from itertools import chain, islice, product
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal, Self
@@ -24,6 +25,8 @@ COSTS = ("flops_per_token", "params", "memory_bytes")
 ARMS = ("dense", "attention", "ffn", "both")
 ENUMERATED = 4096
 """Spaces up to this size are looked at point by point, larger ones by this many random points."""
+PROBED = 200
+"""Points that are tried, besides the corners, before limits count as contradictory."""
 
 
 class Vary(Config):
@@ -51,7 +54,7 @@ class Vary(Config):
             if named & set(projections):
                 raise ValueError(f"ranks.{group}: {min(named & set(projections))} stands in another group too")
             if len(set(ranks)) < len(ranks) or not ranks:
-                raise ValueError(f"ranks.{group}: expected different choices, found {', '.join(map(str, choices))}")
+                raise ValueError(f"ranks.{group}: expected different choices, found {', '.join(map(str, choices)) or 'none'}")
             named |= set(projections)
         for name in ("rebalance", "factor_activation"):
             if len(set(getattr(self, name))) < max(1, len(getattr(self, name))):
@@ -175,7 +178,8 @@ class Space(Config):
         return float(limit)
 
     def _check_feasible(self) -> None:
-        if self.limits and not any(self.candidate(point).feasible for point in self.some_points()):
+        probes = chain(self.corners(), islice(self.points(), PROBED))
+        if self.limits and not any(self.candidate(point).feasible for point in probes):
             limits = ", ".join(f"{name}: {limit}" for name, limit in self.limits.items())
             raise ValueError(f"limits: no candidate of the space keeps to {limits}")
 
@@ -207,17 +211,22 @@ class Space(Config):
             total *= len(choices)
         return total
 
-    def some_points(self) -> Iterator[dict[str, str]]:
-        """Every point of a small space; of a large one both its corners and ENUMERATED random points, the same each time."""
-        names, choices = list(self.choices), list(self.choices.values())
+    def points(self) -> Iterator[dict[str, str]]:
+        """Every point of a small space; of a large one ENUMERATED random points, the same each time."""
         if self.size <= ENUMERATED:
-            yield from (dict(zip(names, point, strict=True)) for point in product(*choices))
-            return
-        for pick in (min, max):  # the lowest and the highest of all ranks
-            yield {name: pick(values, key=_order) for name, values in zip(names, choices, strict=True)}
-        random = Random(self.seed)
-        for _ in range(ENUMERATED):
-            yield {name: random.choice(values) for name, values in zip(names, choices, strict=True)}
+            for point in product(*self.choices.values()):
+                yield dict(zip(self.choices, point, strict=True))
+        else:
+            random = Random(self.seed)
+            for _ in range(ENUMERATED):
+                yield {name: random.choice(choices) for name, choices in self.choices.items()}
+
+    def corners(self) -> Iterator[dict[str, str]]:
+        """For each rebalance and factor_activation, the point with the lowest ranks and the one with the highest: the cheapest
+        and the dearest candidates, as every cost grows with every rank."""
+        for rule, activation, pick in product(self.vary.rebalance, self.vary.factor_activation, (min, max)):
+            ranks = {name: pick(choices, key=_size) for name, choices in self.choices.items() if name.startswith("rank")}
+            yield ranks | {"rebalance": rule, "factor_activation": activation}
 
     def candidate(self, params: Mapping[str, str]) -> "Candidate":
         """The candidate at a point of the space."""
@@ -316,7 +325,7 @@ def shapes() -> dict[str, dict[str, Any]]:
 
 def named_shape(name: str, rest: Mapping[str, Any], where: str) -> ModelConfig:
     """A dense model of a named shape with some of its keys set otherwise. Raises UserError."""
-    return ModelConfig.parse(_shape(name, where) | dict(rest), f"{where} {name}")
+    return ModelConfig.parse(_shape(name, f"{where}:") | dict(rest), f"{where} {name}")
 
 
 def with_shapes(raw: Mapping[str, Any], where: str, *paths: str) -> dict[str, Any]:
@@ -347,11 +356,6 @@ def _rank_key(group: str, band: int, bands: int) -> str:
     return f"rank {group}" if bands == 1 else f"rank {group} band {band}"
 
 
-def _order(choice: Any) -> tuple[int, Any]:
-    """Ranks by size, dense last; other choices in the order `none` first."""
-    if choice == "dense":
-        return (2, 0)
-    try:
-        return (1, parse_rank(choice))
-    except ValueError:
-        return (0 if choice == "none" else 1, 0)
+def _size(choice: str) -> Fraction:
+    """Ranks by size, dense last."""
+    return parse_rank(choice) or Fraction(2)

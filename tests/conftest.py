@@ -1,0 +1,74 @@
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from lpanas.lpa.data import DataConfig, Shards, open_shards
+from lpanas.lpa.model import ModelConfig
+from lpanas.search.executor import LocalExecutor, Setup
+from making import tiny_space
+from optuna.storages import RDBStorage
+
+settings.register_profile("lpanas", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("lpanas")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that prepared data goes to."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["LPANAS_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """A repetitive text in many small files, so that each split has some."""
+    folder = tmp_path_factory.mktemp("pages")
+    for number in range(120):
+        (folder / f"{number:03}.txt").write_text(f"page {number} says: " + "the cat sat on the mat. " * 4)
+    return DataConfig(source="text", text=(f"{folder}/*.txt",), valid_tokens=256, max_epochs=None)
+
+
+@pytest.fixture(scope="session")
+def shards(pages: DataConfig) -> Shards:
+    return open_shards(pages)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModelConfig:
+    """A dense model of two layers that reads bytes."""
+    return ModelConfig.parse(
+        {"vocab_size": 257, "d_model": 16, "d_ff": 32, "n_layers": 2, "n_heads": 2, "context": 16, "rank_multiple": 4}, "tiny"
+    )
+
+
+@pytest.fixture(scope="session")
+def setup(pages: DataConfig, shards: Shards) -> Setup:
+    """What the workers of a tiny space are told."""
+    return Setup(tiny_space().proxy.change(data=pages), shards.folder)
+
+
+@pytest.fixture(scope="session")
+def two(setup: Setup) -> Generator[LocalExecutor]:
+    """An executor with two workers, idle between tests."""
+    with LocalExecutor(setup, 2) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with Optuna's tables and no study, as making the tables takes half a second."""
+    path = tmp_path_factory.mktemp("tables") / "study.db"
+    RDBStorage(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def url(tables: Path, tmp_path: Path) -> str:
+    """A database without a study."""
+    return f"sqlite:///{shutil.copy(tables, tmp_path)}"

@@ -1,0 +1,167 @@
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from lpanas.lpa.data import DataConfig
+from lpanas.search import cli
+from making import TINY
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The command line in this process: exit code, standard output, standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lpanas", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def space(tmp_path: Path, pages: DataConfig) -> Path:
+    """The tiny space as a file, on the pages' text."""
+    path = tmp_path / "tiny.yaml"
+    raw = yaml.safe_load(TINY.replace("1e-2", "0.01"))
+    raw["proxy"]["data"] = pages.model_dump(mode="json")
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return path
+
+
+MISTAKES = {
+    "proxy.tokns=5": r"proxy.tokns: unknown key, did you mean 'tokens'\?",
+    "sed=5": r"sed: unknown key, did you mean 'seed'\?",
+    "proxy.tokens=many": r"proxy.tokens: expected a whole number, found 'many' \(text\)",
+    "proxy.optim.lr=fast": r"proxy.optim.lr: expected a number, found 'fast' \(text\)",
+    "vary.bands=true": r"vary.bands: expected a whole number, found True \(true/false\)",
+    "vary.ranks.attention=[dense, 5/4]": r"vary.ranks.attention: the rank 5/4 is not between 0 and full rank",
+    "vary.ranks.attention=[dense, 1/2]": r"vary.ranks.attention: proxy: rank 8 \(1/2\) saves nothing in q .* below 8",
+    "proxy.model.n_heads=3": r"proxy.model.n_heads: 3 heads do not divide d_model 16",
+    "target.model.shape=llama-13m": r"target.model.shape: unknown shape 'llama-13m', did you mean 'llama-130m'\?",
+    "vary.ranks={atention: [dense, 1/4]}": r"vary.ranks.atention: unknown projection 'atention', did you mean 'attention'\?",
+    "limits.params=0.01 x dense": r"limits: no candidate of the space keeps to params: 0.01 x dense",
+    "limits.params=little": r"limits.params: expected a number or '1.0 x dense', found 'little'",
+    "search.trials=3": r"search.trials: the four arms alone are 4, found 3",
+    "proxy.data={source: text, text: [nowhere/*.txt]}": r"data.text: no file matches 'nowhere/\*.txt'",
+    "proxy.data.text=[]": r"proxy.data.text: 'source: text' and a list of globs go together",
+    "proxy.data.max_epochs=0.001": r"too little training text in .*: [\d,]+ tokens found, 640,001 needed",
+    "proxy.model.vocab_size=100": r"model.vocab_size: 100 is less than the data's 257 different tokens",
+    "=3": r"--set =3: expected key=value",
+}
+
+
+@pytest.mark.parametrize("setting", MISTAKES)
+def test_a_mistake_in_a_space_is_one_line_and_nothing_is_written(setting: str, call: Call, space: Path, tmp_path: Path) -> None:
+    code, out, err = call("search", space, "--out", tmp_path / "out", "--set", setting)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"lpanas: .*{MISTAKES[setting]}.*\n", err), err
+    assert not (tmp_path / "out").exists()
+
+
+TEXTS = {
+    "name: [a": r"bad.yaml:1:9: YAML: .*",
+    "name: a\nname: b": r"bad.yaml:2:1: YAML: the key 'name' stands twice",
+    "- a": r"bad.yaml: expected a mapping of keys, found \['a'\] \(a list\)",
+    "": r"bad.yaml: expected a mapping of keys, found None \(nothing\)",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_file_that_is_no_space_is_one_line_with_its_place(text: str, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    code, _, err = call("search", tmp_path / "bad.yaml", "--out", tmp_path / "out")
+    assert code == 2
+    assert re.fullmatch(rf"lpanas: \S*{TEXTS[text]}\n", err), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_source_says_how_many_tokens_it_has_and_needs(call: Call, space: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    source = f"proxy.data={{source: text, text: ['{tmp_path}/empty.txt']}}"
+    code, _, err = call("search", space, "--out", tmp_path / "out", "--set", source)
+    assert code == 2
+    assert "0 tokens found, 641 needed" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("search", "quikstart"), "quikstart: no such preset, did you mean 'quickstart'? (a file ends in .yaml)"),
+        (("search", "none.yaml"), "none.yaml: no such file"),
+        (("serch", "quickstart"), "No such command 'serch'. Did you mean 'search'?"),
+        (("search",), "Missing argument 'SPACE'."),
+        (("report", "nowhere"), "nowhere: holds no study (there is no space.yaml in it)"),
+        (("train", "none.yaml"), "none.yaml: no such file"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(words: tuple[str, ...], line: str, call: Call) -> None:
+    assert call(*words) == (2, "", f"lpanas: {line}\n")
+
+
+def test_an_out_that_is_not_a_studys_is_refused_and_left_alone(call: Call, space: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "space.yaml").write_text("precious")
+    file = tmp_path / "mine" / "space.yaml"
+    for out in (tmp_path / "mine", file, file / "below", "/proc/nothing"):
+        code, _, err = call("search", space, "--out", out)
+        assert code == 2
+        assert len(err.splitlines()) == 1
+    assert file.read_text() == "precious"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["space.yaml"]
+
+
+def test_a_storage_that_cannot_be_opened_leaves_nothing_behind(call: Call, space: Path, tmp_path: Path) -> None:
+    for url in ("nothing://there", f"sqlite:///{tmp_path}/none/study.db"):
+        code, _, err = call("search", space, "--out", tmp_path / "out", "--storage", url)
+        assert code == 2
+        assert len(err.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+
+def train_losses(metrics: Path) -> list[float]:
+    return [json.loads(line)["train_loss_nats"] for line in metrics.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, screen, err = call("search", space, "--out", out, "--workers", 2)
+    assert (code, err) == (0, "")
+    for text in ("The reference arms", "The front", "Winner", "Smallest difference", str(out / "report.html")):
+        assert text in screen
+
+    changed = call("search", space, "--out", out, "--set", "proxy.optim.lr=1e-3")
+    assert changed[0] == 2
+    assert "proxy.optim.lr (0.01 there, 0.001 here) differs" in changed[2]
+
+    again = call("search", space, "--out", out)
+    assert again == (0, screen, "")
+    assert call("report", out)[0] == 0
+    assert call("show", out)[0] == 0
+    assert "ranks of the proxy" in call("show", space)[1]
+
+    config = out / "export" / "target" / "train.yaml"
+    assert "training FLOPs" in call("show", config)[1]
+    small = ("--set", "tokens=6400", "--set", "batch_size=4", "--set", "microbatch=4", "--set", "log_every=1")
+    for folder, calls in ((tmp_path / "once", [()]), (tmp_path / "twice", [("--steps", "20"), ()])):
+        codes = [call("train", config, *small, "--out", folder, *more)[0] for more in calls]
+        assert set(codes) == {0}
+    losses, resumed = (train_losses(tmp_path / name / "metrics.jsonl") for name in ("once", "twice"))
+    assert losses == resumed
+    assert len(losses) == 50
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+    code, text, _ = call("export", out, "--pick", "0", "--target", "llama-9m")
+    assert code == 0
+    assert (out / "export" / "llama-9m" / "train.yaml").exists()
+    assert "trial-0" in text
+    assert call("export", out, "--pick", "77")[0] == 2

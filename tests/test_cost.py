@@ -1,0 +1,117 @@
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from lpanas.lpa.config import UserError
+from lpanas.lpa.cost import Rebalance, body_params, cost, flops_per_token, rebalance
+from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.placement import PROJECTIONS
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def shape(**fields: object) -> ModelConfig:
+    return ModelConfig.parse({"vocab_size": 61, "n_layers": 2, "context": 8, "rank_multiple": 1} | fields, "model")
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    """Shapes with grouped heads, a width of their own, tied and biased heads and a placement mixed over the layers."""
+    kv, group, head_dim = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 8]))
+    given_width, n_layers = draw(st.booleans()), draw(st.integers(1, 3))
+    rows = []
+    for layer in range(n_layers):
+        names = draw(st.lists(st.sampled_from(PROJECTIONS), unique=True))
+        words = [f"{name}={draw(st.sampled_from(['1/16', '1/8', '1/4', '3/8']))}" for name in names]
+        rows.append(f"{layer} {' '.join(words) or 'dense'}")
+    try:
+        return shape(
+            vocab_size=draw(st.integers(2, 300)),
+            d_model=draw(st.integers(2, 40)) if given_width else kv * group * head_dim,
+            d_ff=draw(st.integers(8, 90)),
+            n_layers=n_layers,
+            n_heads=kv * group,
+            n_kv_heads=kv,
+            head_dim=head_dim if given_width else None,
+            context=draw(st.integers(2, 9)),
+            tie_embeddings=draw(st.booleans()),
+            head_bias=draw(st.booleans()),
+            factor_activation=draw(st.sampled_from(["none", "silu"])),
+            ffn_multiple=draw(st.sampled_from([1, 5, 8])),
+            placement="; ".join(rows),
+        )
+    except UserError as error:
+        assume("saves nothing" not in str(error))
+        raise
+
+
+@given(configs())
+def test_params_are_those_of_the_built_model(config: ModelConfig) -> None:
+    with torch.device("meta"):
+        model = Decoder(config)
+    body = [*model.blocks.parameters(), *model.norm.parameters()]
+    found = cost(config, microbatch=1)
+    assert found.params == sum(parameter.numel() for parameter in model.parameters())
+    assert found.body_params == body_params(config) == sum(parameter.numel() for parameter in body)
+
+
+@settings(max_examples=25)
+@given(config=configs(), batch=st.integers(1, 3))
+def test_flops_are_what_torch_counts_in_a_forward_and_a_backward_pass(config: ModelConfig, batch: int) -> None:
+    model = build(config, torch.device("cpu"), 0)
+    tokens = torch.zeros(batch, config.context, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.loss(tokens, tokens).backward()
+    assert flops_per_token(config) * batch * config.context == counter.get_total_flops()
+
+
+def test_the_cost_of_a_small_llama_is_the_sum_by_hand() -> None:
+    config = shape(vocab_size=100, d_model=8, d_ff=24, n_layers=2, n_heads=2, context=16, placement="attention=1/8 down=1/4")
+    factors = 4 * 1 * (8 + 8) + 2 * (24 + 8)
+    body = 2 * (factors + 2 * 8 * 24 + 2 * 8) + 8
+    found = cost(config, microbatch=1)
+    assert (found.params, found.body_params) == (body + 2 * 100 * 8, body)
+    assert found.flops_per_token == 6 * (2 * (factors + 2 * 8 * 24) + 100 * 8) + 12 * 2 * 16 * 8
+    assert found.asdict()["params"] == found.params
+
+
+MEASURES = {"params": body_params, "flops": flops_per_token}
+
+
+@pytest.mark.parametrize("rule", ["params", "flops"])
+@given(config=configs())
+def test_rebalance_widens_as_far_as_the_dense_budget_goes(rule: Rebalance, config: ModelConfig) -> None:
+    assume(config.d_ff >= config.d_model)
+    measure, step, wide = MEASURES[rule], config.ffn_multiple, rebalance(config, rule)
+    budget = measure(config.dense())
+    assert measure(wide) <= budget < measure(wide.change(d_ff=wide.d_ff + step))
+    assert (wide.d_ff - config.d_ff) % step == 0
+    assert wide.change(d_ff=config.d_ff) == config
+
+
+@pytest.mark.parametrize("rule", ["params", "flops"])
+def test_rebalance_takes_the_largest_of_all_fitting_widths(rule: Rebalance) -> None:
+    config = shape(d_model=32, d_ff=64, n_heads=4, ffn_multiple=4, placement="attention=1/8 up=1/4")
+    measure, budget = MEASURES[rule], MEASURES[rule](config.dense())
+    fitting = [width for width in range(64, 1024, 4) if measure(config.change(d_ff=width)) <= budget]
+    assert rebalance(config, rule).d_ff == max(fitting) > 64
+
+
+@given(config=configs(), rule=st.sampled_from(["none", "params", "flops"]))
+def test_a_dense_model_has_nothing_to_rebalance(config: ModelConfig, rule: Rebalance) -> None:
+    assert rebalance(config.dense(), rule) == config.dense()
+    assert rebalance(config, "none") == config
+
+
+@given(config=configs(), rule=st.sampled_from(["params", "flops"]))
+def test_a_narrow_ffn_is_rebalanced_too(config: ModelConfig, rule: Rebalance) -> None:
+    assume(config.d_ff < config.d_model)
+    assert MEASURES[rule](rebalance(config, rule)) <= MEASURES[rule](config.dense())
+
+
+@pytest.mark.parametrize("rule", ["params", "flops"])
+def test_widening_stops_where_a_rank_would_save_nothing(rule: Rebalance) -> None:
+    config = shape(d_model=64, d_ff=16, n_heads=4, placement="attention=1/8 up=3/4")
+    wide = rebalance(config, rule)
+    assert MEASURES[rule](wide) <= MEASURES[rule](config.dense())
+    assert wide.d_ff >= 16

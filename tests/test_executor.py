@@ -1,0 +1,111 @@
+import multiprocessing as mp
+import os
+import signal
+from itertools import pairwise
+
+import pytest
+from lpanas.lpa.train import train
+from lpanas.search.executor import LocalExecutor
+from lpanas.search.proxy import Advanced, Record
+from lpanas.search.space import ARMS
+from making import job, same, tiny_space
+
+SPACE = tiny_space()
+JOBS = [job(SPACE.arm(arm), f"trial-{number}", arm) for number, arm in enumerate(ARMS)]
+NO_NUMBERS = JOBS[0].change(run="trial-8", model=JOBS[0].model.change(rope_theta=1e-300))
+"""Positions turned by 1e75 and more: every attention score is NaN."""
+LONG = JOBS[0].change(run="trial-9", model=JOBS[0].model.change(d_model=768, d_ff=2048))  # seconds a run
+
+
+def run(executor, jobs):
+    """Everything that the executor tells of some jobs."""
+    told, waiting = [], list(jobs)
+    while waiting or executor.jobs:
+        while waiting and executor.idle:
+            executor.submit(waiting.pop(0))
+        told += executor.wait()
+    return told
+
+
+def records(told):
+    return {message.run: message for message in told if isinstance(message, Record)}
+
+
+def wait_until_in_the_middle(executor):
+    while not any(isinstance(message, Advanced) for message in executor.wait()):
+        pass
+
+
+def test_each_job_is_trained_and_ends_with_a_record_of_itself(two):
+    told = run(two, JOBS)
+    found = records(told)
+    assert sorted(found) == [its.run for its in JOBS]
+    for its in JOBS:
+        record = found[its.run]
+        assert record == record.change(**{name: getattr(its, name) for name in type(its).model_fields})
+        assert (record.status, record.reason, record.tokens) == ("complete", "", SPACE.proxy.tokens)
+        assert record.measured.device == "cpu"
+    assert two.idle == 2
+    assert two.jobs == []
+
+
+def test_a_run_tells_of_each_evaluation_before_its_record(two):
+    told = run(two, JOBS[:1])
+    record = told[-1]
+    assert [(message.tokens, message.loss_nats) for message in told[:-1]] == list(record.curve)
+    assert record.curve[-1] == (record.tokens, record.loss_nats)
+    assert all(a < b for (a, _), (b, _) in pairwise(record.curve))
+
+
+def test_a_record_holds_what_the_training_loop_gives_in_this_process(two, setup, shards):
+    record = records(run(two, JOBS[3:]))["trial-3"]
+    config = setup.config.change(model=JOBS[3].model, seed=JOBS[3].seed)
+    losses = [progress.valid_loss_nats for progress in train(config, shards) if progress.valid_loss_nats is not None]
+    assert [loss for _, loss in record.curve] == losses
+
+
+def test_two_workers_give_equal_records_of_one_job(two):
+    first, second = (message for message in run(two, [JOBS[1], JOBS[1]]) if isinstance(message, Record))
+    assert same(first) == same(second)
+    assert first.measured != second.measured
+
+
+def test_another_seed_gives_another_loss(two):
+    found = records(run(two, [JOBS[0], JOBS[0].change(run="trial-5", seed=1)]))
+    assert found["trial-0"].loss_nats != found["trial-5"].loss_nats
+
+
+def test_a_run_that_diverges_is_a_record_and_the_worker_goes_on(two):
+    found = records(run(two, [NO_NUMBERS, JOBS[0], JOBS[1], JOBS[2]]))
+    assert (found["trial-8"].status, found["trial-8"].loss_nats) == ("diverged", None)
+    assert "nan" in found["trial-8"].reason
+    assert {found[its.run].status for its in JOBS[:3]} == {"complete"}
+
+
+def test_workers_that_are_killed_cost_the_run_that_one_held_and_nothing_else(two):
+    two.submit(LONG)
+    wait_until_in_the_middle(two)
+    killed = [worker.process for worker in two.workers]
+    for process in killed:
+        os.kill(process.pid, signal.SIGKILL)
+    told = []
+    while any(worker.process in killed for worker in two.workers):
+        told += two.wait()
+    assert [its.run for its in told if isinstance(its, Record)] == ["trial-9"]
+    lost = records(told)["trial-9"]
+    assert (lost.status, lost.loss_nats, lost.measured) == ("failed", None, None)
+    assert "SIGKILL" in lost.reason
+    assert lost == lost.change(**{name: getattr(LONG, name) for name in type(LONG).model_fields})
+    assert {record.status for record in records(run(two, JOBS)).values()} == {"complete"}
+    assert two.idle == 2
+
+
+def test_nothing_is_left_alive_when_it_is_closed_in_the_middle_of_a_run(setup):
+    before = set(mp.active_children())
+    with LocalExecutor(setup, 1) as executor:
+        (worker,) = set(mp.active_children()) - before
+        executor.submit(LONG)
+        wait_until_in_the_middle(executor)
+    assert set(mp.active_children()) == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker.pid, 0)

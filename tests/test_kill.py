@@ -1,0 +1,72 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from lpanas.lpa.data import DataConfig
+from lpanas.search.folder import read_study
+from lpanas.search.results import read_records
+from making import TINY
+
+COMMAND = (sys.executable, "-c", "from lpanas.search.cli import main; main()")
+
+
+def start(space: Path, out: Path) -> "subprocess.Popen[bytes]":
+    words = ("search", str(space), "--out", str(out))
+    return subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def ended_runs(out: Path) -> int:
+    """Runs that the study holds by now."""
+    found = read_study(out) if (out / "study.db").exists() and (out / "space.yaml").exists() else None
+    return len(found.records) + len(found.seeds) if found else 0
+
+
+def group_is_gone(group: int, seconds: float) -> bool:
+    """Whether every process of a process group ends within so many seconds."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.slow
+def test_a_driver_killed_three_times_loses_and_repeats_nothing(tmp_path: Path, pages: DataConfig) -> None:
+    raw = yaml.safe_load(TINY.replace("1e-2", "0.01"))
+    raw["proxy"] |= {"data": pages.model_dump(mode="json"), "tokens": 3200}
+    raw["vary"] |= {"bands": 2, "rebalance": ["none", "params"]}
+    raw["search"] |= {"trials": 9, "noise_seeds": 3, "workers": 2}
+    space, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    space.write_text(yaml.safe_dump(raw))
+
+    kept: dict[str, str] = {}
+    chance = random.Random(time.time_ns())
+    for kill in range(3):
+        driver = start(space, out)
+        wanted = chance.randint(1 + 3 * kill, 3 + 3 * kill)
+        while driver.poll() is None and ended_runs(out) < wanted:
+            time.sleep(chance.random() / 5)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        assert group_is_gone(driver.pid, 10)
+        found = read_study(out)
+        now = {record.run: record.model_dump_json() for record in [*found.records, *found.seeds]}
+        assert kept.items() <= now.items()
+        kept = now
+
+    assert start(space, out).wait() == 0
+    records = {record.run: record for record in read_records(out / "records.jsonl")}
+    assert len(records) == len((out / "records.jsonl").read_text().splitlines()) == 9 + 3 - 1
+    assert all(records[run].model_dump_json() == text for run, text in kept.items())
+    assert {record.status for record in records.values()} == {"complete"}
+    trained = [(record.model.model_dump_json(), record.seed) for record in records.values()]
+    assert len(set(trained)) == len(trained)

@@ -1,0 +1,199 @@
+import pytest
+from lpanas.lpa.config import UserError
+from lpanas.search.executor import LocalExecutor
+from lpanas.search.ledger import NOISE, SEARCH, open_ledger
+from lpanas.search.space import ARMS
+from lpanas.search.study import check_budget, search
+from making import same, tiny_space
+
+BANDS = "vary.bands=2"
+PLAN = [*(f"trial-{number}" for number in range(6)), "noise-0"]
+
+
+@pytest.fixture(scope="module")
+def executor(setup):
+    with LocalExecutor(setup, 1) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def undisturbed(executor, tmp_path_factory):
+    study = Study(f"sqlite:///{tmp_path_factory.mktemp('undisturbed')}/study.db")
+    return study, study.search(executor)
+
+
+class Study:
+    """A study's database, opened anew for every search as a new process does."""
+
+    def __init__(self, url):
+        self.url, self.handed_out = url, []
+
+    def search(self, executor, *settings, watch=lambda state: None):
+        def note(state):
+            self.handed_out += [run for run in state.running if run not in self.handed_out[-1:]]
+            watch(state)
+
+        space = tiny_space(BANDS, *settings)
+        return search(space, open_ledger(space, self.url, "s"), executor, note)
+
+    def records(self, *settings):
+        ledger = open_ledger(tiny_space(BANDS, *settings), self.url, "s")
+        return ledger.records(SEARCH) + ledger.records(NOISE)
+
+
+def stop_at(done):
+    def watch(state):
+        if state.done >= done:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def let_go(executor):
+    """What a stopped driver's workers still had to tell is lost."""
+    while executor.jobs:
+        list(executor.wait())
+
+
+def plain(records):
+    return list(map(same, records))
+
+
+def models(records):
+    return [(record.model.model_dump_json(), record.seed) for record in records]
+
+
+def test_a_search_trains_what_was_planned_arms_first_and_nothing_twice(undisturbed):
+    study, state = undisturbed
+    records = study.records()
+    assert (state.done, state.planned, state.exhausted) == (7, 7, False)
+    assert [record.run for record in records] == PLAN
+    assert [record.arm for record in records] == [*ARMS, None, None, None]
+    assert study.handed_out == [*PLAN[:4], "noise-0", *PLAN[4:6]]
+    assert len(set(models(records))) == 7
+    assert {record.status for record in records} == {"complete"}
+
+
+def test_every_run_but_the_noise_seeds_has_the_seed_of_the_space(undisturbed):
+    records = undisturbed[0].records()
+    assert [record.seed for record in records] == [0] * 6 + [1]
+    assert records[6].model == records[0].model
+    assert records[6].loss_nats != records[0].loss_nats
+
+
+def test_the_state_that_is_returned_holds_what_the_ledger_holds(undisturbed):
+    study, state = undisturbed
+    assert state.records + state.noise == study.records()
+    assert state.running == state.latest == {}
+
+
+def test_the_same_seed_gives_equal_records(executor, undisturbed, url):
+    again = Study(url)
+    again.search(executor)
+    assert plain(again.records()) == plain(undisturbed[0].records())
+
+
+def test_a_finished_search_trains_nothing_when_it_is_started_again(executor, undisturbed):
+    study, _ = undisturbed
+    before, handed_out = study.records(), list(study.handed_out)
+    state = study.search(executor)
+    assert (state.done, state.done_before) == (7, 7)
+    assert (study.records(), study.handed_out) == (before, handed_out)
+
+
+@pytest.mark.parametrize("done", [0, 5])
+def test_a_search_that_is_stopped_goes_on_to_what_it_would_have_been(executor, undisturbed, url, done):
+    study = Study(url)
+    with pytest.raises(KeyboardInterrupt):
+        study.search(executor, watch=stop_at(done))
+    let_go(executor)
+    kept = study.records()
+    assert len(kept) == done
+    study.handed_out.clear()
+    state = study.search(executor)
+    records = study.records()
+    assert (state.done, state.done_before) == (7, done)
+    assert [record for record in records if record in kept] == kept
+    assert sorted(study.handed_out) == sorted(set(PLAN) - {record.run for record in kept})
+    assert plain(records) == plain(undisturbed[0].records())
+
+
+def test_a_search_that_is_stopped_again_and_again_still_ends_at_the_same_records(executor, undisturbed, url):
+    study = Study(url)
+    for done in (1, 2, 4, 6):
+        with pytest.raises(KeyboardInterrupt):
+            study.search(executor, watch=stop_at(done))
+        let_go(executor)
+    study.search(executor)
+    assert plain(study.records()) == plain(undisturbed[0].records())
+
+
+def test_a_larger_budget_goes_on_from_the_runs_of_the_smaller(executor, undisturbed, url):
+    study = Study(url)
+    assert study.search(executor, "search.trials=4").done == 5
+    first = study.records()
+    study.search(executor)
+    records = study.records()
+    assert [record for record in records if record in first] == first
+    assert plain(records) == plain(undisturbed[0].records())
+
+
+def test_a_space_smaller_than_the_budget_ends_when_all_of_it_is_trained(executor, url):
+    study, settings = Study(url), ("vary.bands=1", "search.trials=20")
+    state = study.search(executor, *settings)
+    records = study.records(*settings)
+    assert state.exhausted
+    assert len(records) == 2 * 3 + 1
+    assert len(set(models(records))) == 2 * 3 + 1
+    assert study.search(executor, *settings).exhausted
+    assert study.records(*settings) == records
+
+
+def test_no_run_starts_when_the_time_is_up(executor, url):
+    study = Study(url)
+    state = study.search(executor, "search.minutes=1e-12")
+    assert (state.done, state.exhausted, study.handed_out, study.records()) == (0, False, [], [])
+
+
+def test_a_run_that_is_under_way_when_the_time_is_up_is_finished_and_kept(executor, url):
+    def an_hour_passes(state):
+        if state.done == 3 and state.running:
+            state.started -= 3600
+
+    study = Study(url)
+    state = study.search(executor, "search.minutes=60", watch=an_hour_passes)
+    assert (state.done, len(study.records()), state.running) == (4, 4, {})
+
+
+def test_time_that_is_up_loses_nothing_of_what_a_stopped_search_had_under_way(executor, undisturbed, url):
+    study = Study(url)
+    with pytest.raises(KeyboardInterrupt):
+        study.search(executor, watch=stop_at(4))
+    let_go(executor)
+    kept = study.records()
+    assert study.search(executor, "search.minutes=1e-12").done == 4
+    assert study.records() == kept
+    study.search(executor)
+    assert plain(study.records()) == plain(undisturbed[0].records())
+
+
+def test_a_search_whose_every_run_diverges_comes_to_its_end(executor, url):
+    study, setting = Study(url), "proxy.model.rope_theta=1e-300"
+    assert study.search(executor, setting).done == 7
+    records = study.records(setting)
+    assert {record.status for record in records} == {"diverged"}
+    assert len(set(models(records))) == 7
+
+
+def test_two_workers_reach_the_plan_with_nothing_trained_twice(two, url):
+    study = Study(url)
+    state = study.search(two, "search.trials=9")
+    records = study.records()
+    assert state.done == state.planned == len(set(models(records))) == 10
+    assert [record.run for record in records] == [*(f"trial-{number}" for number in range(9)), "noise-0"]
+
+
+def test_a_budget_without_room_for_the_four_arms_is_refused():
+    with pytest.raises(UserError, match=r"search.trials: .*4, found 3"):
+        check_budget(tiny_space("search.trials=3"))
+    check_budget(tiny_space("search.trials=4"))

@@ -1,0 +1,264 @@
+import json
+import math
+import random
+import shutil
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lpanas.lpa.config import UserError
+from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
+from lpanas.lpa.model import ModelConfig, build
+from lpanas.lpa.optim import OptimConfig, schedule
+from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, steps_done, train
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def config(tiny: ModelConfig, pages: DataConfig) -> TrainConfig:
+    """Twelve steps of four sequences, with low rank, silu and a clipped gradient."""
+    model = ModelConfig.parse(tiny.model_dump() | {"placement": "0 q,k=1/4; 1 down=1/4", "factor_activation": "silu"}, "model")
+    optim = OptimConfig(lr=1e-2, weight_decay=0.1)
+    return TrainConfig(
+        model=model, data=pages, optim=optim, tokens=12 * 4 * 16, batch_size=4, evals=3, log_every=1, device="cpu"
+    )
+
+
+def run(config: TrainConfig, shards: Shards, out: Path | None = None) -> list[Progress]:
+    return list(train(config, shards, out))
+
+
+def metrics(out: Path) -> Rows:
+    """The lines of metrics.jsonl, without the clock."""
+    rows: Rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def state(out: Path) -> dict[str, Any]:
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def same_end(one: Path, other: Path) -> bool:
+    """Whether two runs have ended with the same weights and moments, bit for bit."""
+    left, right = state(one), state(other)
+    moments = [
+        torch.equal(value, right["optimizer"]["state"][number][name])
+        for number, entry in left["optimizer"]["state"].items()
+        for name, value in entry.items()
+    ]
+    weights = [torch.equal(value, right["model"][name]) for name, value in left["model"].items()]
+    return left["step"] == right["step"] and all(moments + weights)
+
+
+def losses(rows: list[Progress]) -> list[float]:
+    return [row.train_loss_nats for row in rows if row.train_loss_nats is not None]
+
+
+def test_the_same_seed_gives_the_same_bits(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        run(config, shards, tmp_path / name)
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+    assert same_end(tmp_path / "one", tmp_path / "two")
+    run(config.change(seed=1), shards, tmp_path / "three")
+    assert metrics(tmp_path / "one")[0]["train_loss_nats"] != metrics(tmp_path / "three")[0]["train_loss_nats"]
+
+
+def test_a_run_does_not_depend_on_how_it_is_watched(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    run(config, shards, tmp_path / "close")
+    run(config.change(evals=1, log_every=5, checkpoint_every=2), shards, tmp_path / "far")
+    assert same_end(tmp_path / "close", tmp_path / "far")
+    assert metrics(tmp_path / "close")[-1]["valid_loss_nats"] == metrics(tmp_path / "far")[-1]["valid_loss_nats"]
+    assert config.change(evals=1, log_every=5, checkpoint_every=2).fingerprint == config.fingerprint
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 5])
+@pytest.mark.parametrize("stops", [[1], [4], [11], [2, 3, 5]])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    stops: list[int], log_every: int, config: TrainConfig, shards: Shards, tmp_path: Path
+) -> None:
+    config = config.change(log_every=log_every)
+    run(config, shards, tmp_path / "whole")
+    for count in stops:
+        steps = train(config, shards, tmp_path / "parts")
+        list(islice(steps, count))
+        steps.close()
+    assert steps_done(tmp_path / "parts", config) == sum(stops)
+    rest = run(config, shards, tmp_path / "parts")
+    assert [row.step for row in rest] == list(range(sum(stops) + 1, 13))
+    assert same_end(tmp_path / "parts", tmp_path / "whole")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_a_killed_run_goes_on_from_its_checkpoint_and_tells_no_step_twice(
+    log_every: int, config: TrainConfig, shards: Shards, tmp_path: Path
+) -> None:
+    config = config.change(checkpoint_every=5, log_every=log_every)
+    run(config, shards, tmp_path / "whole")
+    steps = train(config, shards, tmp_path / "running")
+    list(islice(steps, 7))
+    shutil.copytree(tmp_path / "running", tmp_path / "killed")  # what a SIGKILL leaves at this instant
+    steps.close()
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "train_lo')
+    assert [row.step for row in run(config, shards, tmp_path / "killed")] == list(range(6, 13))
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    run(config, shards, tmp_path / "whole")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "metrics.jsonl").write_text('{"step": 1, "train_loss_nats": 9.0}\n{"step": 2')
+    run(config, shards, tmp_path / "killed")
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_done_again(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    run(config, shards, tmp_path)
+    before = metrics(tmp_path)
+    assert run(config, shards, tmp_path) == []
+    assert metrics(tmp_path) == before
+    assert steps_done(tmp_path, config) == config.steps == 12
+
+
+def test_a_folder_of_another_config_is_refused_and_left_alone(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    run(config, shards, tmp_path)
+    before = metrics(tmp_path)
+    for other in (config.change(seed=1), config.change(tokens=config.tokens * 2)):
+        with pytest.raises(UserError, match="a checkpoint of another config"):
+            run(other, shards, tmp_path)
+        with pytest.raises(UserError, match="a checkpoint of another config"):
+            steps_done(tmp_path, other)
+    assert metrics(tmp_path) == before
+
+
+def test_a_run_without_a_folder_writes_nothing_and_is_the_same(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    told, silent = run(config, shards, tmp_path / "a"), run(config, shards)
+    assert losses(silent) == losses(told)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("microbatch", [1, 2])
+def test_accumulation_follows_the_whole_batch(microbatch: int, config: TrainConfig, shards: Shards) -> None:
+    whole = run(config, shards)
+    parts = run(config.change(microbatch=microbatch), shards)
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
+    assert parts[-1].valid_loss_nats == pytest.approx(whole[-1].valid_loss_nats, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_the_loop_is_plain_adamw_with_clipping(kind: str, config: TrainConfig, shards: Shards) -> None:
+    optim = OptimConfig.parse({"lr": 0.03, "lr_rule": "uniform", "schedule": kind, "clip": 0.5}, "optim")
+    config = config.change(optim=optim)
+    model = build(config.model, torch.device("cpu"), config.seed)
+    plain = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0, foreach=False)
+    batches, expected = Batches(shards.split("train"), 16, 4, config.seed), []
+    for step in range(12):
+        loss = model.loss(*batches(step))
+        plain.zero_grad()
+        loss.backward()
+        norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
+        for parameter in model.parameters():
+            parameter.grad.mul_(min(1, 0.5 / norm))
+        plain.param_groups[0]["lr"] = 0.03 * schedule(optim, step, 12)
+        plain.step()
+        expected.append(loss.item())
+    assert losses(run(config, shards)) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("placement", ["dense", "attention=1/4", "ffn=1/4"])
+def test_the_loss_falls_on_a_repetitive_text(placement: str, config: TrainConfig, shards: Shards) -> None:
+    model = ModelConfig.parse(config.model.model_dump() | {"placement": placement}, "model")
+    rows = run(config.change(model=model, tokens=150 * 4 * 16, optim=OptimConfig(lr=2e-2)), shards)
+    assert losses(rows)[0] == pytest.approx(math.log(257), abs=1)
+    assert rows[-1].valid_loss_nats is not None
+    assert rows[-1].valid_loss_nats < 1.5
+
+
+def test_a_logged_loss_is_the_mean_since_the_last_log_line(config: TrainConfig, shards: Shards) -> None:
+    each, some = losses(run(config, shards)), run(config.change(log_every=5, evals=1), shards)
+    logged = {row.step: row.train_loss_nats for row in some if row.train_loss_nats is not None}
+    means = {5: sum(each[:5]) / 5, 10: sum(each[5:10]) / 5, 12: sum(each[10:]) / 2}
+    assert logged == pytest.approx(means, rel=1e-6)
+
+
+def test_progress_counts_steps_and_tokens(config: TrainConfig, shards: Shards) -> None:
+    rows = run(config, shards)
+    assert [(row.step, row.tokens) for row in rows] == [(step, step * 64) for step in range(1, 13)]
+
+
+@pytest.mark.parametrize("log_every", [1, 4, 100])
+def test_a_diverging_run_says_so(log_every: int, config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    optim = OptimConfig(lr=1e6, lr_rule="uniform", clip=None)
+    steps = train(config.change(optim=optim, log_every=log_every), shards, tmp_path)
+    with pytest.raises(DivergedError, match=r"^the (training|validation) loss was (nan|inf) at step \d+$"):
+        list(steps)
+    rows = metrics(tmp_path)
+    assert all(math.isfinite(row["train_loss_nats"]) for row in rows)
+
+
+@given(tokens=st.integers(1, 10**9), batch_size=st.integers(1, 64))
+def test_steps_round_up(tokens: int, batch_size: int) -> None:
+    model = ModelConfig.parse({"vocab_size": 257, "d_model": 16, "d_ff": 32, "n_layers": 1, "n_heads": 2, "context": 16}, "m")
+    config = TrainConfig(model=model, optim=OptimConfig(lr=1e-3), tokens=tokens, batch_size=batch_size)
+    assert config.batch_tokens == batch_size * 16
+    assert (config.steps - 1) * config.batch_tokens < tokens <= config.steps * config.batch_tokens
+
+
+@pytest.mark.parametrize(
+    ("evals", "expected"), [(1, [12]), (3, [4, 8, 12]), (4, [3, 6, 9, 12]), (12, [*range(1, 13)]), (50, [*range(1, 13)])]
+)
+def test_evaluations_are_evenly_spaced_and_the_last_is_at_the_end(
+    evals: int, expected: list[int], config: TrainConfig, shards: Shards
+) -> None:
+    rows = run(config.change(evals=evals, log_every=100), shards)
+    assert [row.step for row in rows if row.valid_loss_nats is not None] == expected
+
+
+@pytest.mark.parametrize("evals", [5, 7, 8, 11])
+def test_evaluations_that_do_not_divide_the_steps_are_nearly_even(evals: int, config: TrainConfig, shards: Shards) -> None:
+    steps = [0, *(row.step for row in run(config.change(evals=evals), shards) if row.valid_loss_nats is not None)]
+    gaps = [later - earlier for earlier, later in pairwise(steps)]
+    assert (len(gaps), steps[-1]) == (evals, 12)
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("microbatch", [None, 1, 2])
+def test_evaluation_is_the_mean_over_the_validation_windows(
+    microbatch: int | None, config: TrainConfig, shards: Shards
+) -> None:
+    config = config.change(microbatch=microbatch, data=config.data.change(valid_tokens=7 * 16))
+    model = build(config.model, torch.device("cpu"), 0)
+    with torch.no_grad():
+        one_by_one = [model.loss(*pair).item() for pair in valid_batches(shards.split("valid"), 16, 7 * 16, 1)]
+    assert len(one_by_one) == 7
+    assert evaluate(model, shards, "valid", config) == pytest.approx(sum(one_by_one) / 7, rel=1e-6)
+    assert model.training
+
+
+def test_bfloat16_keeps_float32_weights_and_stays_near(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    run(config.change(precision="bfloat16"), shards, tmp_path)
+    exact = losses(run(config, shards))
+    rounded = [row["train_loss_nats"] for row in metrics(tmp_path)]
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.02)
+    moments = [value for entry in state(tmp_path)["optimizer"]["state"].values() for value in entry.values()]
+    assert {value.dtype for value in [*state(tmp_path)["model"].values(), *moments]} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [({"microbatch": 3}, "microbatch: 3 does not divide batch_size 4"), ({"tokens": 0}, "tokens: expected greater than 0")],
+)
+def test_a_training_that_cannot_run_is_refused(change: dict[str, Any], mistake: str, config: TrainConfig) -> None:
+    with pytest.raises(UserError, match=mistake):
+        TrainConfig.parse(config.model_dump() | change, "train")

@@ -25,7 +25,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(_tuples(raw))
         except ValidationError as error:
-            raise UserError(f"{where}: {_first_line(cls, error)}") from None
+            raise UserError(f"{where}: {first_mistake(cls, error)}") from None
 
     def change(self, **fields: Any) -> Self:
         """A copy with these fields replaced, validated like any other."""
@@ -148,8 +148,8 @@ _EXPECTED = {
 }
 
 
-def _first_line(cls: type[BaseModel], error: ValidationError) -> str:
-    """The first mistake of a ValidationError: `dotted.key: expected ..., found ...`."""
+def first_mistake(cls: type[BaseModel], error: ValidationError) -> str:
+    """The first mistake that a ValidationError of a config tells: `dotted.key: expected ..., found ...`."""
     errors = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key is missing, too
     first = errors[0]
     key = ".".join(str(part) for part in first["loc"])

@@ -67,7 +67,12 @@ class Placement:
 
     @classmethod
     def from_bands(cls, n_layers: int, bands: Sequence[Mapping[str, Rank]]) -> Self:
-        """Equal bands of depth, first to last, each with the ranks of its projections; what is not named is dense."""
+        """Equal bands of depth, first to last, each with the ranks of its projections; what is not named is dense.
+
+        Raises ValueError for more bands than layers.
+        """
+        if len(bands) > n_layers:
+            raise ValueError(f"{len(bands)} bands of depth in {n_layers} layers")
         rows = [tuple(band.get(name) for name in PROJECTIONS) for band in bands]
         return cls(tuple(rows[layer * len(rows) // n_layers] for layer in range(n_layers)))
 

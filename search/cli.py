@@ -40,11 +40,8 @@ def search(
 ) -> None:
     """Search a space; the same command goes on where it stopped. Results go to runs/NAME or to --out."""
     from ..lpa.data import check_fits, open_shards
-    from . import folder, study, terminal
+    from . import folder, study
     from .executor import LocalExecutor, Setup
-    from .export import export
-    from .report import write_report
-    from .results import results
     from .space import load_space
 
     budget = {"trials": trials, "minutes": minutes, "workers": workers}
@@ -57,7 +54,12 @@ def search(
     check_fits(shards, loaded.proxy.data, loaded.proxy.tokens, loaded.proxy.model)
     with folder.held(place):
         with LocalExecutor(Setup(loaded.proxy, shards.folder), loaded.search.workers) as executor:
-            ledger = folder.open_study(place, loaded, shards.content, storage)  # while the workers start
+            from . import terminal  # what the end needs is imported while the workers start
+            from .export import export
+            from .report import write_report
+            from .results import results
+
+            ledger = folder.open_study(place, loaded, shards.content, storage)
             with terminal.progress() as watch:
                 state = study.search(loaded, ledger, executor, watch)
         found = results(loaded, ledger)
@@ -73,10 +75,11 @@ def search(
 @app.command()
 def report(directory: Directory, storage: Storage = None) -> None:
     """Make the tables and the page of a study anew from its storage."""
-    from . import folder, terminal
+    from . import terminal
     from .report import write_report
+    from .results import read_study
 
-    found = folder.read_study(directory, storage)
+    found = read_study(directory, storage)
     terminal.print_results(found, {"page": write_report(found, directory)})
 
 
@@ -88,10 +91,11 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Write the full-scale training config of a study's winner, or of another run."""
-    from . import folder, terminal
+    from . import terminal
     from .export import export as write_export
+    from .results import read_study
 
-    found = folder.read_study(directory, storage)
+    found = read_study(directory, storage)
     record = found.pick(pick)
     path = write_export(found, record, directory, target)
     terminal.console.print(f"{record.run} ({record.placement}): {path}", markup=False)
@@ -136,12 +140,13 @@ def train(
 @app.command()
 def show(what: Annotated[str, typer.Argument(metavar="SPACE|CONFIG|DIR")], settings: Settings = None) -> None:
     """Say what a space or a config would run and cost, or what a study has found."""
-    from . import folder, terminal
+    from . import terminal
+    from .results import read_study
     from .space import load_space
 
     path = Path(what)
     if path.is_dir():
-        terminal.print_results(folder.read_study(path), {"study": path})
+        terminal.print_results(read_study(path), {"study": path})
     elif path.is_file() and "vary" not in read_yaml(path):
         terminal.print_config(_train_config(path, settings))
     else:

@@ -68,7 +68,10 @@ class LocalExecutor:
 
     def submit(self, job: Job) -> None:
         """Hand a job to an idle worker."""
-        worker = next(worker for worker in self.workers if worker.job is None)
+        place = next(place for place, worker in enumerate(self.workers) if worker.job is None)
+        if not self.workers[place].process.is_alive():
+            self.workers[place] = self._start(self.workers[place].slot)
+        worker = self.workers[place]
         worker.job = job
         with suppress(OSError):  # it has died: wait() reports that
             worker.pipe.send(job)
@@ -120,6 +123,8 @@ def _work(pipe: Connection, setup: Setup, slot: int) -> None:
     """A worker's life: take a job, train it, tell; until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch._dynamo  # the first optimizer would import it, 2 s of the first run
+
     shards = read_shards(setup.shards)
     if setup.config.resolve_device().type == "cpu":
         torch.set_num_threads(1)

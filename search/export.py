@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from ..lpa.config import dump_yaml
+from pydantic import ValidationError
+
+from ..lpa.config import UserError, dump_yaml, first_mistake
+from ..lpa.model import ModelConfig
 from ..lpa.train import TrainConfig
 from .proxy import Record
 from .results import Results
@@ -16,7 +19,11 @@ def export(found: Results, record: Record, out: Path, shape: str | None = None) 
     one that cannot hold the placement.
     """
     space = found.space if shape is None else retarget(found.space, shape)
-    candidate = space.arm(record.arm) if record.arm else space.candidate(record.params)
+    try:
+        candidate = space.arm(record.arm) if record.arm else space.candidate(record.params)
+    except ValueError as error:
+        reason = first_mistake(ModelConfig, error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"--target {shape}: {reason}") from None
     config = train_config(space, candidate)
     folder = out / "export" / (shape or "target")
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,13 +33,14 @@ def export(found: Results, record: Record, out: Path, shape: str | None = None) 
 
 
 def retarget(space: Space, shape: str) -> Space:
-    """The space with another named shape as its target; context and multiples stay. Raises UserError."""
+    """The space with another named shape as its target; context, multiples and initialisation stay. Raises UserError.
+
+    It is not checked again: choices that a candidate does not take may be impossible there.
+    """
     old = space.target.model
     kept = {name: getattr(old, name) for name in ("context", "rank_multiple", "ffn_multiple", "init")}
-    model = named_shape(shape, kept, "--target")
-    raw = space.model_dump(mode="json")
-    raw["target"]["model"] = model.model_dump(mode="json")
-    return Space.parse(raw, f"--target {shape}")
+    target = space.target.change(model=named_shape(shape, kept, "--target"))
+    return Space.model_construct(**{name: getattr(space, name) for name in Space.model_fields} | {"target": target})
 
 
 def train_config(space: Space, candidate: Candidate) -> TrainConfig:

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from ..lpa.config import UserError, dump_yaml, read_yaml
-from .ledger import NOISE, Ledger, open_ledger
-from .results import Results, read_records, results
-from .space import Space, parse_space
+from ..lpa.config import UserError, dump_yaml
+from .ledger import Ledger, open_ledger
+from .space import Space
 
 SPACE, DATABASE, ENVIRONMENT, RECORDS, LOCK = "space.yaml", "study.db", "environment.json", "records.jsonl", ".lock"
 
@@ -88,21 +87,6 @@ def environment(space: Space) -> dict[str, Any]:
         "commit": _commit(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {os.cpu_count()} cores",
     }
-
-
-def read_study(folder: Path, url: str | None = None) -> Results:
-    """What a study's folder holds: from its storage, or from records.jsonl where there is none. Raises UserError."""
-    if not (folder / SPACE).is_file():
-        raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
-    space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
-    if url or (folder / DATABASE).exists():
-        ledger = open_ledger(space, url or storage_url(folder), folder.resolve().name)
-        return results(space, ledger)
-    if not (folder / RECORDS).exists():
-        raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
-    records = read_records(folder / RECORDS)
-    seeds = [record for record in records if record.run.startswith(NOISE)]
-    return Results(space, [record for record in records if not record.run.startswith(NOISE)], seeds)
 
 
 def open_study(folder: Path, space: Space, content: str, url: str | None) -> Ledger:

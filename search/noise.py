@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,5 @@ def measure(losses_nats: Sequence[float]) -> Noise | None:
     if n < 2:
         return None
     std = float(np.std(losses_nats, ddof=1))
-    resolvable = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(2) * std
+    resolvable = float(stdtrit(n - 1, 0.975)) * math.sqrt(2) * std
     return Noise(n, float(np.mean(losses_nats)), std, resolvable)

@@ -77,8 +77,10 @@ class Record(Job):
 
     @property
     def perplexity(self) -> float | None:
-        """exp(loss_nats), a token."""
-        return None if self.loss_nats is None else math.exp(self.loss_nats)
+        """exp(loss_nats), a token; infinite where a float ends."""
+        if self.loss_nats is None:
+            return None
+        return math.exp(self.loss_nats) if self.loss_nats < 709 else math.inf
 
     def values(self, objectives: Sequence[str]) -> list[float]:
         """Its objectives by name; NaN for the loss that a run without one has."""

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..lpa.config import UserError
+from ..lpa.config import UserError, read_yaml
 from . import noise, pareto
-from .ledger import NOISE, SEARCH, Ledger
+from .folder import DATABASE, RECORDS, SPACE, storage_url
+from .ledger import NOISE, SEARCH, Ledger, open_ledger
 from .proxy import Record
-from .space import Space
+from .space import Space, parse_space
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Results:
         run = f"{SEARCH}-{which}" if which.isdigit() else which
         found = [record for record in self.records if record.run == run]
         if not found:
-            raise UserError(f"--pick {which}: no such run; knee, loss, cost, or trial-0 to trial-{len(self.records) - 1}")
+            runs = f", or {self.records[0].run} to {self.records[-1].run}" if self.records else ""
+            raise UserError(f"--pick {which}: no such run; knee, loss, cost{runs}")
         if found[0].loss_nats is None:
             raise UserError(f"--pick {which}: that run {found[0].status}: {found[0].reason}")
         return found[0]
@@ -148,10 +150,24 @@ def results(space: Space, ledger: Ledger) -> Results:
     return Results(space, ledger.records(SEARCH), ledger.records(NOISE))
 
 
+def read_study(folder: Path, url: str | None = None) -> Results:
+    """What a study's folder holds: from its storage, or from records.jsonl where there is none. Raises UserError."""
+    if not (folder / SPACE).is_file():
+        raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
+    space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
+    if url or (folder / DATABASE).exists():
+        return results(space, open_ledger(space, url or storage_url(folder), folder.resolve().name))
+    if not (folder / RECORDS).exists():
+        raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
+    records = read_records(folder / RECORDS)
+    seeds = [record for record in records if record.run.startswith(NOISE)]
+    return Results(space, [record for record in records if not record.run.startswith(NOISE)], seeds)
+
+
 def write_tables(found: Results, out: Path) -> None:
     """records.jsonl, a line a run, and front.csv, the non-dominated ones."""
     lines = [record.model_dump_json() for record in [*found.records, *found.seeds]]
-    _write(out / "records.jsonl", "".join(line + "\n" for line in lines))
+    _write(out / RECORDS, "".join(line + "\n" for line in lines))
     _write(out / "front.csv", found.table(found.front).to_csv(index=False))
 
 

@@ -12,9 +12,9 @@ from random import Random
 from typing import Annotated, Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from ..lpa.config import Config, UserError, nearest, override, parse_yaml, read_yaml
+from ..lpa.config import Config, UserError, first_mistake, nearest, override, parse_yaml, read_yaml
 from ..lpa.cost import Rebalance, cost, rebalance
 from ..lpa.linear import FactorActivation
 from ..lpa.model import ModelConfig
@@ -23,16 +23,36 @@ from ..lpa.train import TrainConfig
 
 COSTS = ("flops_per_token", "params", "memory_bytes")
 ARMS = ("dense", "attention", "ffn", "both")
+LIMIT = r"(\d+\.?\d*(?:[eE][-+]?\d+)?)(?: ?x ?dense)?"
 ENUMERATED = 4096
 """Spaces up to this size are looked at point by point, larger ones by this many random points."""
 PROBED = 200
 """Points that are tried, besides the corners, before limits count as contradictory."""
 
 
+def _rank_choice(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"expected 'dense' or a fraction such as 1/4, found {value}")
+    return rank_text(parse_rank(value))
+
+
+def _limit(value: object) -> str:
+    text = " ".join(str(value).split())
+    if isinstance(value, bool) or not re.fullmatch(LIMIT, text):
+        raise ValueError(f"expected a number or '1.0 x dense', found '{value}'")
+    return text
+
+
+RankChoice = Annotated[str, BeforeValidator(_rank_choice)]
+"""`dense` or a fraction of full rank, as rank_text writes it."""
+Limit = Annotated[str, BeforeValidator(_limit)]
+"""`1.0 x dense`, or a number."""
+
+
 class Vary(Config):
     """What the search may choose."""
 
-    ranks: dict[str, tuple[str | float, ...]]
+    ranks: dict[str, tuple[RankChoice, ...]]
     """For each group of projections (attention, ffn, both, or names such as `q,k`) its choices: dense, 1/4, 1/8, ...
     Projections in no group stay dense."""
     bands: Annotated[int, Field(gt=0)] = 1
@@ -48,13 +68,12 @@ class Vary(Config):
         for group, choices in self.ranks.items():
             try:
                 projections = parse_projections(group)
-                ranks = [parse_rank(choice) for choice in choices]
             except ValueError as error:
                 raise ValueError(f"ranks.{group}: {error}") from None
             if named & set(projections):
                 raise ValueError(f"ranks.{group}: {min(named & set(projections))} stands in another group too")
-            if len(set(ranks)) < len(ranks) or not ranks:
-                raise ValueError(f"ranks.{group}: expected different choices, found {', '.join(map(str, choices)) or 'none'}")
+            if len(set(choices)) < len(choices) or not choices:
+                raise ValueError(f"ranks.{group}: expected different choices, found {', '.join(choices) or 'none'}")
             named |= set(projections)
         for name in ("rebalance", "factor_activation"):
             if len(set(getattr(self, name))) < max(1, len(getattr(self, name))):
@@ -67,17 +86,13 @@ class Vary(Config):
 class Arms(Config):
     """The ranks of the reference arms: attention, ffn, and both at once; the dense arm has none."""
 
-    attention: str | float = "1/4"
-    ffn: str | float = "1/4"
+    attention: RankChoice = "1/4"
+    ffn: RankChoice = "1/4"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in ("attention", "ffn"):
-            try:
-                rank = parse_rank(getattr(self, name))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            if rank is None:
+            if getattr(self, name) == "dense":
                 raise ValueError(f"{name}: expected a rank, found dense")
         return self
 
@@ -127,7 +142,7 @@ class Space(Config):
     arms: Arms = Arms()
     objectives: tuple[Literal["loss_nats", "flops_per_token", "params", "memory_bytes"], ...] = ("loss_nats", "flops_per_token")
     """Minimised together; loss_nats first, then the target's costs."""
-    limits: dict[str, str | float] = {}
+    limits: dict[str, Limit] = {}
     """Largest cost of a candidate at the target: `params: 1.0 x dense`, or a number. Not trained when above it."""
     search: Budget = Budget()
 
@@ -141,10 +156,9 @@ class Space(Config):
             if model.n_layers < self.vary.bands:
                 raise ValueError(f"vary.bands: {self.vary.bands} bands for the {model.n_layers} layers of the {name}")
             self._check_ranks(name, model)
-        for name, limit in self.limits.items():
+        for name in self.limits:
             if name not in COSTS:
                 raise ValueError(f"limits.{name}: unknown cost, {nearest(name, COSTS)}")
-            self._limit(name, limit)
         self._check_feasible()
         return self
 
@@ -154,13 +168,13 @@ class Space(Config):
         asked += [(f"arms.{group}", group, (getattr(self.arms, group),)) for group in ("attention", "ffn")]
         for key, group, choices in asked:
             for name in parse_projections(group):
-                taken: dict[int | None, str | float] = {}
+                taken: dict[int | None, str] = {}
                 for choice in choices:
                     placement = Placement.from_bands(model.n_layers, [{name: parse_rank(choice)}])
                     try:
                         rank = model.place(placement).rank(0, name)
-                    except ValueError as error:
-                        message = str(error).partition("Value error, placement: ")[2].partition(" [type=")[0]
+                    except ValidationError as error:
+                        message = first_mistake(ModelConfig, error).removeprefix("placement: ")
                         raise ValueError(f"{key}: {where}: {message}") from None
                     if rank in taken:
                         raise ValueError(
@@ -169,13 +183,11 @@ class Space(Config):
                         )
                     taken[rank] = choice
 
-    def _limit(self, name: str, limit: str | float) -> float:
-        if isinstance(limit, str):
-            match = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*x\s*dense\s*", limit)
-            if not match:
-                raise ValueError(f"limits.{name}: expected a number or '1.0 x dense', found '{limit}'")
-            return float(match[1]) * self.dense_costs[name]
-        return float(limit)
+    def limit(self, name: str) -> float:
+        """The largest allowed cost of a name, in its own unit."""
+        factor = re.match(LIMIT, self.limits[name])
+        assert factor is not None
+        return float(factor[1]) * (self.dense_costs[name] if "dense" in self.limits[name] else 1)
 
     def _check_feasible(self) -> None:
         probes = chain(self.corners(), islice(self.points(), PROBED))
@@ -192,7 +204,7 @@ class Space(Config):
     def choices(self) -> dict[str, tuple[str, ...]]:
         """What may vary: a parameter for each (group, band), rebalance and factor_activation, each with its choices."""
         ranks = {
-            _rank_key(group, band, self.vary.bands): tuple(rank_text(parse_rank(choice)) for choice in choices)
+            _rank_key(group, band, self.vary.bands): choices
             for group, choices in self.vary.ranks.items()
             for band in range(self.vary.bands)
         }
@@ -222,8 +234,8 @@ class Space(Config):
                 yield {name: random.choice(choices) for name, choices in self.choices.items()}
 
     def corners(self) -> Iterator[dict[str, str]]:
-        """For each rebalance and factor_activation, the point with the lowest ranks and the one with the highest: the cheapest
-        and the dearest candidates, as every cost grows with every rank."""
+        """For each rebalance and factor_activation, the point with the lowest ranks and the one with the highest: without
+        rebalance the cheapest and the dearest candidates, as every cost grows with every rank."""
         for rule, activation, pick in product(self.vary.rebalance, self.vary.factor_activation, (min, max)):
             ranks = {name: pick(choices, key=_size) for name, choices in self.choices.items() if name.startswith("rank")}
             yield ranks | {"rebalance": rule, "factor_activation": activation}
@@ -274,7 +286,7 @@ class Space(Config):
                 placed = model
             models.append(rebalance(placed, rule))
         costs = self._cost(models[1])
-        feasible = all(costs[name] <= self._limit(name, limit) for name, limit in self.limits.items())
+        feasible = all(costs[name] <= self.limit(name) for name in self.limits)
         return Candidate(params, models[0], models[1], costs, feasible)
 
     def _cost(self, target: ModelConfig) -> dict[str, int]:
@@ -347,7 +359,7 @@ def with_shapes(raw: Mapping[str, Any], where: str, *paths: str) -> dict[str, An
 
 def _shape(name: Any, where: str) -> dict[str, Any]:
     known = shapes()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UserError(f"{where} unknown shape '{name}', {nearest(str(name), list(known))}")
     return dict(known[name])
 

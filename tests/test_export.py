@@ -95,14 +95,19 @@ def test_batch_microbatch_seed_and_text_are_those_of_the_space(tmp_path):
     assert config.data == space.proxy.data.change(max_epochs=None)
 
 
-def test_a_shape_where_a_rank_saves_nothing_is_refused():
-    with pytest.raises(UserError, match=r"--target llama-9m: .*saves nothing"):
-        retarget(load_space("quickstart"), "llama-9m")
+def test_a_shape_where_the_records_rank_saves_nothing_is_refused(tmp_path):
+    space = load_space("quickstart")
+    found = Results(space, arm_records(space, 3.0, 3.1), [])
+    assert exported(found, found.records[0], tmp_path, "llama-9m").model.n_layers == 4
+    with pytest.raises(UserError, match=r"--target llama-9m: placement: rank 64 .*saves nothing"):
+        export(found, found.records[1], tmp_path, "llama-9m")
 
 
-def test_a_shape_with_fewer_layers_than_bands_is_refused():
-    with pytest.raises(UserError, match=r"--target llama-9m: vary.bands: 5 bands for the 4 layers"):
-        retarget(tiny_space("vary.bands=5", "proxy.model.n_layers=5", "target.model.n_layers=5"), "llama-9m")
+def test_a_shape_with_fewer_layers_than_bands_is_refused(tmp_path):
+    space = tiny_space("vary.bands=5", "proxy.model.n_layers=5", "target.model.n_layers=5")
+    found = Results(space, arm_records(space, 3.0), [])
+    with pytest.raises(UserError, match=r"--target llama-9m: 5 bands of depth in 4 layers"):
+        export(found, found.records[0], tmp_path, "llama-9m")
 
 
 def test_an_unknown_shape_is_refused_with_the_nearest_right_one():

@@ -133,9 +133,9 @@ def test_an_unknown_preset_is_refused_with_the_nearest_right_one():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("vary.ranks.attention=[dense, 5/4]", "vary.ranks.attention: the rank 5/4"),
-        ("vary.ranks.attention=[dense, 0]", "vary.ranks.attention: the rank 0"),
-        ("vary.ranks.attention=[dense, quarter]", "vary.ranks.attention: expected 'dense' or a fraction"),
+        ("vary.ranks.attention=[dense, 5/4]", "vary.ranks.attention.1: the rank 5/4"),
+        ("vary.ranks.attention=[dense, 0]", "vary.ranks.attention.1: the rank 0"),
+        ("vary.ranks.attention=[dense, quarter]", "vary.ranks.attention.1: expected 'dense' or a fraction"),
         ("vary.ranks.attention=[dense, 1/2]", "vary.ranks.attention: proxy: rank 8 (1/2) saves nothing in q"),
         ("target.model.rank_multiple=32", "vary.ranks.attention: target: rank 32 (1/4) saves nothing in q"),
         ("arms.ffn=0.9", "arms.ffn: proxy: rank 14 (9/10) saves nothing in gate"),
@@ -201,7 +201,7 @@ def test_a_resolved_space_reads_back_with_what_was_set():
     space = tiny_space(*changes, "vary.factor_activation=[none, silu]")
     again = parse_space(parse_yaml(dump_yaml(space), "x"), "x")
     assert again == space
-    assert (again.proxy.optim.lr, again.limits["params"]) == (3e-4, 9e5)
+    assert (again.proxy.optim.lr, again.limit("params")) == (3e-4, 9e5)
     assert again.choices["rank attention"] == ("dense", "1/4")
 
 

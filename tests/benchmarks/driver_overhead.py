@@ -32,7 +32,8 @@ def main() -> None:
     print(f"training      {busy / whole:7.2%}  ({busy / len(runs):.2f} s a run)")
     print(f"last run's end{tail / whole:7.2%}")
     print(f"overhead      {1 - (busy + tail) / whole:7.2%}  ({whole - busy - tail:.1f} worker-seconds)")
-    print(f"  before the first run {min(measured.started for measured in runs) - began:.1f} s, after the last {ended - ends[-1]:.1f} s")
+    first = min(measured.started for measured in runs) - began
+    print(f"  before the first run {first:.1f} s, after the last {ended - ends[-1]:.1f} s")
     print(f"largest worker {max(measured.peak_memory_bytes for measured in runs) / 2**20:.0f} MiB")
 
 

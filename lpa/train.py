@@ -16,12 +16,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from . import checkpoint
-from .config import Config, Count
+from .config import Config, Count, dump_yaml
 from .data import Batches, DataConfig, Shards, valid_batches
 from .model import Decoder, ModelConfig, build
 from .optim import OptimConfig, optimizer, schedule, set_rate
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.yaml"
 
 
 class TrainConfig(Config):
@@ -97,8 +97,8 @@ class DivergedError(Exception):
 
 
 def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Generator[Progress]:
-    """Train a model from its config, one yield a step. With `out`, metrics and checkpoints go there, and what a checkpoint
-    there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
+    """Train a model from its config, one yield a step. With `out`, the config, metrics and checkpoints go there, and what a
+    checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
 
     Raises DivergedError, and UserError when `out` holds another config's checkpoint.
     """
@@ -109,6 +109,8 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
     if out is not None and (out / CHECKPOINT).exists():
         done, losses = checkpoint.load(out / CHECKPOINT, config.fingerprint, model, adamw)
     metrics = Metrics(out, done)
+    if out is not None:
+        (out / CONFIG).write_text(dump_yaml(config))
     batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
     due = _eval_steps(config)
     started = time.perf_counter()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from ..lpa.config import UserError, dump_yaml, override, read_yaml
+from ..lpa.config import UserError, override, read_yaml
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
@@ -39,6 +39,9 @@ def search(
     settings: Settings = None,
 ) -> None:
     """Search a space; the same command goes on where it stopped. Results go to runs/NAME or to --out."""
+    from . import nursery
+
+    nursery.start()
     from ..lpa.data import check_fits, open_shards
     from . import folder, study
     from .executor import LocalExecutor, Setup
@@ -120,9 +123,9 @@ def train(
     if epochs > 1.5:
         typer.echo(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", err=True)
     place = out or config.parent / "train"
+    folder.check_folder(place, training.METRICS)
     done = training.steps_done(place, loaded)
     with folder.held(place), Interrupt() as interrupt, closing(training.train(loaded, shards, place)) as run:
-        (place / "train.yaml").write_text(dump_yaml(loaded))
         try:
             for progress in islice(run, steps):
                 done = progress.step

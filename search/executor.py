@@ -4,8 +4,8 @@ import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from ..lpa.data import read_shards
 from ..lpa.train import TrainConfig
+from .nursery import CONTEXT
 from .proxy import Advanced, Job, Record, run_proxy
 
 
@@ -103,11 +104,10 @@ class LocalExecutor:
             worker.pipe.close()
 
     def _start(self, slot: int) -> Worker:
-        context = mp.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.setup, slot), name=f"lpanas worker {slot}", daemon=True)
-        with _environment(self.device, slot):
-            process.start()
+        ours, theirs = CONTEXT.Pipe()
+        lease = _lease(slot) if self.device == "cuda" else None
+        process = CONTEXT.Process(target=_work, args=(theirs, self.setup, lease), name=f"lpanas worker {slot}", daemon=True)
+        process.start()
         theirs.close()
         return Worker(process, ours, slot)
 
@@ -119,15 +119,15 @@ def lost(job: Job, exitcode: int | None) -> Record:
     return Record(**fields, status="failed", reason=f"the worker process ended ({cause})")
 
 
-def _work(pipe: Connection, setup: Setup, slot: int) -> None:
-    """A worker's life: take a job, train it, tell; until the pipe closes."""
+def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
+    """A worker's life: take a job, train it, tell; until the pipe closes. lease: the GPU that it may see, or none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch._dynamo  # the first optimizer would import it, 2 s of the first run
-
-    shards = read_shards(setup.shards)
-    if setup.config.resolve_device().type == "cpu":
+    if lease is None:
         torch.set_num_threads(1)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = lease
+    shards = read_shards(setup.shards)
     while True:
         try:
             job = pipe.recv()
@@ -143,22 +143,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-@contextmanager
-def _environment(device: str, slot: int) -> Generator[None]:
-    """Environment variables of a child, which must be there before it imports torch."""
-    wanted = {"CUDA_VISIBLE_DEVICES": _lease(slot)} if device == "cuda" else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _lease(slot: int) -> str:

@@ -27,15 +27,15 @@ def storage_url(folder: Path) -> str:
     return f"sqlite:///{(folder / DATABASE).absolute()}"
 
 
-def check_folder(folder: Path) -> None:
-    """Raises UserError when a folder holds things that are not a study's; touches nothing."""
+def check_folder(folder: Path, marker: str = ENVIRONMENT) -> None:
+    """Raises UserError when a folder holds other things than a study's (or than those of a training, by its marker's name);
+    touches nothing."""
     try:
         names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise UserError(f"--out {folder}: {error.strerror}") from None
-    ours = ENVIRONMENT in names or not [name for name in names if name != LOCK]
-    if not ours:
-        raise UserError(f"--out {folder}: holds '{names[-1]}' and no study; expected a new or empty folder")
+    if marker not in names and set(names) - {LOCK}:
+        raise UserError(f"--out {folder}: holds '{names[-1]}' and no {marker}; expected a new or empty folder")
 
 
 @contextmanager

@@ -148,6 +148,8 @@ class Space(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(f"name: expected letters, digits, '.', '_' and '-', found '{self.name}'")
         if self.objectives[:1] != ("loss_nats",) or len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: expected loss_nats first, then different costs")
         for name, model in (("proxy", self.proxy.model), ("target", self.target.model)):

@@ -5,7 +5,6 @@ from typing import Literal
 
 from .linear import matmul_params
 from .model import ModelConfig
-from .placement import PROJECTIONS
 
 Rebalance = Literal["none", "params", "flops"]
 
@@ -39,6 +38,7 @@ def cost(config: ModelConfig, microbatch: int, item: int = 2) -> Cost:
     body = body_params(config)
     head = 0 if config.tie_embeddings else config.vocab_size * config.d_model
     params = body + config.vocab_size * config.d_model + head + (config.vocab_size if config.head_bias else 0)
+    params += config.context * config.d_model if config.positions == "learned" else 0
     tokens = microbatch * config.context
     copies = 2 * (sum(_body_matmuls(config)) + config.vocab_size * config.d_model) if item == 2 else 0
     memory = 16 * params + copies + tokens * activation_bytes_per_token(config, item)
@@ -47,7 +47,14 @@ def cost(config: ModelConfig, microbatch: int, item: int = 2) -> Cost:
 
 def body_params(config: ModelConfig) -> int:
     """Parameters of the blocks and the last norm."""
-    return sum(_body_matmuls(config)) + (2 * config.n_layers + 1) * config.d_model
+    biases = [
+        config.projection(name)[1]
+        for layer in range(config.n_layers)
+        for name in config.projections
+        if config.has_bias(layer, name)
+    ]
+    norms = (2 * config.n_layers + 1) if config.norm == "rms_before" else 2 * 2 * config.n_layers  # weight; weight and bias
+    return sum(_body_matmuls(config)) + sum(biases) + norms * config.d_model
 
 
 def flops_per_token(config: ModelConfig) -> int:
@@ -63,9 +70,9 @@ def activation_bytes_per_token(config: ModelConfig, item: int) -> int:
     d, queries, keys = config.d_model, config.n_heads * config.d_head, config.kv_heads * config.d_head
     norm = 4 * d + 4 + item * d  # the float32 stream and its root mean square; the result, which matmuls read
     attention = item * (queries + 2 * keys + queries) + 4 * config.n_heads  # rotated q and k, v, the result; log-sum-exp
-    ffn = item * 4 * config.d_ff  # gate, silu(gate), up and their product
+    ffn = item * config.d_ff * (4 if config.ffn == "swiglu" else 1)  # gate, silu(gate), up and their product; or relu(up)
     per_rank = item * (1 if config.factor_activation == "none" else 2)  # x A, and its SiLU
-    ranks = [config.rank(layer, name) or 0 for layer in range(config.n_layers) for name in PROJECTIONS]
+    ranks = [config.rank(layer, name) or 0 for layer in range(config.n_layers) for name in config.projections]
     kept = config.n_layers * (2 * norm + attention + ffn) + per_rank * sum(ranks) + norm
     kept += 4 * config.vocab_size + 8  # log-softmax in float32, and the target
     return kept + max(8 * config.vocab_size, 4 * d + 3 * item * config.d_ff)
@@ -102,5 +109,5 @@ def _body_matmuls(config: ModelConfig) -> list[int]:
     return [
         matmul_params(*config.projection(name), config.rank(layer, name))
         for layer in range(config.n_layers)
-        for name in PROJECTIONS
+        for name in config.projections
     ]

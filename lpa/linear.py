@@ -26,15 +26,15 @@ def saves(d_in: int, d_out: int, rank: int) -> bool:
 class LowRankLinear(nn.Module):
     """y = act(x A) B with A: d_in x r and B: r x d_out, stored as torch does: a.weight is A^T, b.weight is B^T.
 
-    x: (..., d_in) -> y: (..., d_out). No bias, no norm, nothing shared (Lv et al., arXiv 2411.02063). `activation` is
-    "none" or "silu" (CoLA's choice).
+    x: (..., d_in) -> y: (..., d_out). No norm, nothing shared (Lv et al., arXiv 2411.02063). `activation` is "none" or
+    "silu" (CoLA's choice); a bias, where there is one, stands behind B.
     """
 
-    def __init__(self, d_in: int, d_out: int, rank: int, activation: FactorActivation = "none") -> None:
+    def __init__(self, d_in: int, d_out: int, rank: int, activation: FactorActivation = "none", bias: bool = False) -> None:
         super().__init__()
         self.activation = activation
         self.a = nn.Linear(d_in, rank, bias=False)
-        self.b = nn.Linear(rank, d_out, bias=False)
+        self.b = nn.Linear(rank, d_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.a(x)  # (..., rank)
@@ -52,7 +52,8 @@ class LowRankLinear(nn.Module):
         return 1 / math.sqrt(d_in), dense_std * math.sqrt(d_in / rank) / gain
 
 
-def torch_default_(weight: Tensor, generator: torch.Generator) -> None:
-    """torch's own default for a linear layer, U(-1/sqrt(d_in), 1/sqrt(d_in)), which the LPA authors' code leaves in place."""
-    bound = 1 / math.sqrt(weight.shape[1])
-    nn.init.uniform_(weight, -bound, bound, generator=generator)
+def torch_default_(parameter: Tensor, d_in: int, generator: torch.Generator) -> None:
+    """torch's own default for a linear layer's weight and bias, U(-1/sqrt(d_in), 1/sqrt(d_in)), which the LPA authors' code
+    leaves in place."""
+    bound = 1 / math.sqrt(d_in)
+    nn.init.uniform_(parameter, -bound, bound, generator=generator)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import Config, Count
 from .linear import FactorActivation, LowRankLinear, saves, torch_default_
-from .placement import PROJECTIONS, Placement, resolve_rank
+from .placement import FFN, PROJECTIONS, Placement, resolve_rank
 
 Size = Annotated[int, Field(gt=0)]
 PlacementText = Annotated[Placement, PlainSerializer(lambda placement: placement.text)]
@@ -41,6 +41,18 @@ class ModelConfig(Config):
     """The head uses the embedding's matrix."""
     head_bias: bool = False
     """The head has a bias (the LPA authors' Llama-style model has one)."""
+    ffn: Literal["swiglu", "relu"] = "swiglu"
+    """relu: down(relu(up(x))), without a gate."""
+    norm: Literal["rms_before", "layer_after"] = "rms_before"
+    """rms_before: RMSNorm on each sublayer's input, and one before the head. layer_after: LayerNorm on each sublayer's output
+    before it is added to the stream, and none before the head (the LPA authors' 370M model)."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """learned: a vector for each of `context` positions, added to the embedding."""
+    bias: bool = False
+    """The projections have biases, but for low-rank ones in attention (as in the LPA authors' 370M model, whose parameter
+    counts say so)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the embedding, the attention weights and each sublayer's output, while training."""
     rank_multiple: Size = 64
     """Rank fractions resolve to multiples of this (64 suits tensor cores)."""
     ffn_multiple: Size = 1
@@ -57,14 +69,16 @@ class ModelConfig(Config):
     def _read_placement(cls, raw: Any) -> Any:
         if not isinstance(raw, dict):
             return raw
-        text = raw.get("placement", "dense")
+        placement = raw.get("placement", "dense")
         layers = raw.get("n_layers")
-        if isinstance(text, str) and isinstance(layers, int) and layers > 0:
+        if isinstance(placement, str) and isinstance(layers, int) and layers > 0:
             try:
-                return {**raw, "placement": Placement.parse(text, layers)}
+                placement = Placement.parse(placement, layers)
             except ValueError as error:
                 raise ValueError(f"placement: {error}") from None
-        return raw
+        if isinstance(placement, Placement) and raw.get("ffn") == "relu":
+            placement = placement.without("gate")
+        return {**raw, "placement": placement}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,12 +86,12 @@ class ModelConfig(Config):
             raise ValueError(f"n_heads: {self.n_heads} heads do not divide d_model {self.d_model}")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_kv_heads: {self.kv_heads} does not divide n_heads {self.n_heads}")
-        if self.d_head % 2:
+        if self.d_head % 2 and self.positions == "rotary":
             raise ValueError(f"head_dim: rotary positions need an even one, found {self.d_head}")
         if len(self.placement.layers) != self.n_layers:
             raise ValueError(f"placement: {len(self.placement.layers)} layers for a model of {self.n_layers}")
         for row in dict.fromkeys(self.placement.layers):
-            for name in PROJECTIONS:
+            for name in self.projections:
                 self._check_rank(self.placement.layers.index(row), name)
         return self
 
@@ -100,6 +114,11 @@ class ModelConfig(Config):
         """Key and value heads."""
         return self.n_kv_heads or self.n_heads
 
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The names of a layer's projections: all seven, or without the gate."""
+        return PROJECTIONS if self.ffn == "swiglu" else tuple(name for name in PROJECTIONS if name != "gate")
+
     def projection(self, name: str) -> tuple[int, int]:
         """(d_in, d_out) of a projection."""
         queries, keys = self.n_heads * self.d_head, self.kv_heads * self.d_head
@@ -111,6 +130,10 @@ class ModelConfig(Config):
         """The resolved rank of a projection, or None when it is dense."""
         fraction = self.placement.rank(layer, name)
         return None if fraction is None else resolve_rank(fraction, *self.projection(name), self.rank_multiple)
+
+    def has_bias(self, layer: int, name: str) -> bool:
+        """Whether a projection has a bias."""
+        return self.bias and (name in FFN or self.placement.rank(layer, name) is None)
 
     def place(self, placement: Placement) -> "ModelConfig":
         """The same shape with another placement."""
@@ -131,48 +154,56 @@ class Norm(nn.RMSNorm):
 
 
 class Attention(nn.Module):
-    """Causal attention with grouped queries and rotary positions. x: (batch, time, d_model) -> the same."""
+    """Causal attention with grouped queries. x: (batch, time, d_model) -> the same; angles: see rotary, None without."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads = config.n_heads, config.kv_heads
+        self.n_heads, self.n_kv_heads, self.dropout = config.n_heads, config.kv_heads, config.dropout
         self.q, self.k, self.v, self.o = (_projection(config, layer, name) for name in ("q", "k", "v", "o"))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, time, _ = x.shape
         q = self.q(x).view(batch, time, self.n_heads, -1).transpose(1, 2)  # (batch, heads, time, d_head)
         k = self.k(x).view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
         v = self.v(x).view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
-        y = F.scaled_dot_product_attention(
-            rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=self.n_kv_heads != self.n_heads
-        )
+        if angles is not None:
+            q, k = rotate(q, *angles), rotate(k, *angles)
+        dropped = self.dropout if self.training else 0.0
+        grouped = self.n_kv_heads != self.n_heads
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropped, is_causal=True, enable_gqa=grouped)
         return self.o(y.transpose(1, 2).reshape(batch, time, -1))
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: down(silu(gate(x)) up(x)). x: (batch, time, d_model) -> the same."""
+    """down(silu(gate(x)) up(x)), or down(relu(up(x))) without a gate. x: (batch, time, d_model) -> the same."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.gate, self.up, self.down = (_projection(config, layer, name) for name in ("gate", "up", "down"))
+        self.gate = _projection(config, layer, "gate") if config.ffn == "swiglu" else None
+        self.up, self.down = (_projection(config, layer, name) for name in ("up", "down"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(F.relu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+    """x + attention(norm(x)), then x + ffn(norm(x)); or x + norm(attention(x)), then x + norm(ffn(x))."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = Norm(config.d_model, eps=config.norm_eps)
+        self.norm_first = config.norm == "rms_before"
+        self.attention_norm = _norm(config)
         self.attention = Attention(config, layer)
-        self.ffn_norm = Norm(config.d_model, eps=config.norm_eps)
+        self.ffn_norm = _norm(config)
         self.ffn = FeedForward(config, layer)
+        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
-        return x + self.ffn(self.ffn_norm(x))
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), angles))
+            return x + self.dropout(self.ffn(self.ffn_norm(x)))
+        x = x + self.dropout(self.attention_norm(self.attention(x, angles)))
+        return x + self.dropout(self.ffn_norm(self.ffn(x)))
 
 
 class Decoder(nn.Module):
@@ -182,17 +213,23 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = nn.Embedding(config.context, config.d_model) if config.positions == "learned" else None
+        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = Norm(config.d_model, eps=config.norm_eps)
+        self.norm = _norm(config) if config.norm == "rms_before" else nn.Identity()
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=config.head_bias)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        cos, sin = rotary(self.config, tokens.shape[1], tokens.device)
-        x = self.embedding(tokens)
+        x, angles = self.embedding(tokens), None
+        if self.positions is None:
+            angles = rotary(self.config, tokens.shape[1], tokens.device)
+        else:
+            x = x + self.positions.weight[: tokens.shape[1]]
+        x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, angles)
         return self.head(self.norm(x))
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -210,19 +247,19 @@ class Decoder(nn.Module):
                 full = f"{name}.{key}"
                 if full == "head.weight" and self.config.tie_embeddings:
                     continue  # drawn as the embedding
-                if isinstance(module, Norm):
-                    nn.init.ones_(parameter)
+                stream = _stream(seed, full, parameter.device)
+                if isinstance(module, nn.Linear) and self.config.init == "lpa":
+                    torch_default_(parameter, module.in_features, stream)
                 elif key == "bias":
                     nn.init.zeros_(parameter)
-                elif self.config.init == "lpa" and isinstance(module, nn.Linear):
-                    torch_default_(parameter, _stream(seed, full, parameter.device))
+                elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
+                    nn.init.ones_(parameter)
                 else:
-                    std = self._std(name)
-                    nn.init.normal_(parameter, std=std, generator=_stream(seed, full, parameter.device))
+                    nn.init.normal_(parameter, std=self._std(name), generator=stream)
 
     def _std(self, name: str) -> float:
         """The std that `init: matched` gives to the weight of a module (dense_std for dense projections)."""
-        if name == "embedding" and not self.config.tie_embeddings:
+        if name == "positions" or (name == "embedding" and not self.config.tie_embeddings):
             return 1.0  # torch's default; at cpu-64, 0.2M tokens, 2.03 nats against 2.09 with 1/sqrt(d_model) (one seed)
         if name in ("embedding", "head"):
             return 1 / math.sqrt(self.config.d_model)
@@ -268,10 +305,14 @@ def build(config: ModelConfig, device: torch.device, seed: int) -> Decoder:
 
 def _projection(config: ModelConfig, layer: int, name: str) -> nn.Module:
     d_in, d_out = config.projection(name)
-    rank = config.rank(layer, name)
+    rank, bias = config.rank(layer, name), config.has_bias(layer, name)
     if rank is None:
-        return nn.Linear(d_in, d_out, bias=False)
-    return LowRankLinear(d_in, d_out, rank, config.factor_activation)
+        return nn.Linear(d_in, d_out, bias=bias)
+    return LowRankLinear(d_in, d_out, rank, config.factor_activation, bias)
+
+
+def _norm(config: ModelConfig) -> nn.Module:
+    return (Norm if config.norm == "rms_before" else nn.LayerNorm)(config.d_model, eps=config.norm_eps)
 
 
 def _stream(seed: int, name: str, device: torch.device) -> torch.Generator:

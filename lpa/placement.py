@@ -124,6 +124,11 @@ class Placement:
             return "both"
         return "attention" if in_attention else "ffn" if in_ffn else "dense"
 
+    def without(self, projection: str) -> Self:
+        """The same placement with one projection dense in every layer."""
+        place = PROJECTIONS.index(projection)
+        return type(self)(tuple((*row[:place], None, *row[place + 1 :]) for row in self.layers))
+
     def rank(self, layer: int, projection: str) -> Rank:
         """The fraction at one place, or None for dense."""
         return self.layers[layer][PROJECTIONS.index(projection)]

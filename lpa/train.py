@@ -116,6 +116,8 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
     started = time.perf_counter()
     try:
         for step in range(done, config.steps):
+            if config.model.dropout:
+                torch.manual_seed(_step_seed(config.seed, step))  # what is dropped is a function of (seed, step), too
             inputs, targets = (half.to(device, non_blocking=True) for half in batches(step))
             loss = accumulate(model, inputs, targets, config)
             if config.optim.clip is not None:
@@ -216,6 +218,10 @@ class Metrics:
 
 def _eval_steps(config: TrainConfig) -> set[int]:
     return {max(1, round(config.steps * (number + 1) / config.evals)) for number in range(config.evals)}
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:dropout".encode()).digest()[:7], "big")
 
 
 def _finite(loss: float, what: str, step: int) -> float:

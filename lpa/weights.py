@@ -11,6 +11,7 @@ from .model import Decoder
 
 _MODULES = {
     "embedding": "model.embed_tokens",
+    "positions": "model.embed_positions",
     "norm": "model.norm",
     "head": "lm_head",
     "attention": "self_attn",

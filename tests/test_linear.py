@@ -117,7 +117,7 @@ def test_with_silu_the_output_has_the_dense_scale(d_in: int, d_out: int, rank: i
 def test_torch_default_has_the_distribution_of_an_untouched_layer(d_in: int, d_out: int) -> None:
     torch.manual_seed(0)
     default, ours = nn.Linear(d_in, d_out).weight.detach(), torch.empty(d_out, d_in)
-    torch_default_(ours, torch.Generator().manual_seed(1))
+    torch_default_(ours, d_in, torch.Generator().manual_seed(1))
     quantiles = torch.linspace(0.05, 0.95, 7)
     spread = default.abs().max().item()
     torch.testing.assert_close(

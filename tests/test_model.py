@@ -275,11 +275,10 @@ def test_place_and_dense_change_nothing_but_the_placement() -> None:
 def test_attention_alone_is_torchs_attention() -> None:
     model = build(shape(n_layers=1), CPU, 0)
     attention, x = model.blocks[0].attention, draw(2, 16, 32)
-    flat = torch.ones(16, 8), torch.zeros(16, 8)
     weights = [attention.get_submodule(name).weight for name in "qkvo"]
     zero = torch.zeros(96), torch.zeros(32)
     expected, _ = F.multi_head_attention_forward(
         *[x.transpose(0, 1)] * 3, 32, 4, torch.cat(weights[:3]), zero[0], None, None, False, 0.0, weights[3], zero[1],
         attn_mask=torch.ones(16, 16).triu(1).bool(), is_causal=True, need_weights=False,
     )  # fmt: skip
-    torch.testing.assert_close(attention(x, *flat), expected.transpose(0, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention(x, None), expected.transpose(0, 1), rtol=1e-4, atol=1e-5)

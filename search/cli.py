@@ -14,6 +14,7 @@ from ..lpa.config import UserError, override, read_yaml
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
+    from .space import Space
 
 app = typer.Typer(
     add_completion=False,
@@ -141,7 +142,17 @@ def train(
 
 
 @app.command()
-def show(what: Annotated[str, typer.Argument(metavar="SPACE|CONFIG|DIR")], settings: Settings = None) -> None:
+def show(
+    what: Annotated[str, typer.Argument(metavar="SPACE|CONFIG|DIR")],
+    coordinates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE",
+            help="Draw the scale of a space's activations at four widths.",
+        ),
+    ] = None,
+    settings: Settings = None,
+) -> None:
     """Say what a space or a config would run and cost, or what a study has found."""
     from . import terminal
     from .results import read_study
@@ -153,7 +164,24 @@ def show(what: Annotated[str, typer.Argument(metavar="SPACE|CONFIG|DIR")], setti
     elif path.is_file() and "vary" not in read_yaml(path):
         terminal.print_config(_train_config(path, settings))
     else:
-        terminal.print_space(load_space(what, settings or []))
+        space = load_space(what, settings or [])
+        terminal.print_space(space)
+        if coordinates is not None:
+            _draw_coordinates(space, coordinates)
+
+
+def _draw_coordinates(space: "Space", page: Path) -> None:
+    from ..lpa.coordinates import coordinates
+    from ..lpa.data import open_shards
+    from .report import coordinates_figure
+
+    width = space.proxy.model.d_model
+    rows = coordinates(space.proxy, open_shards(space.proxy.data), [width * 2**power for power in range(4)], steps=4)
+    try:
+        coordinates_figure(rows).write_html(page)
+    except OSError as error:
+        raise UserError(f"--coordinates {page}: {error.strerror}") from None
+    typer.echo(f"coordinates: {page}")
 
 
 def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":

@@ -75,7 +75,8 @@ def activation_bytes_per_token(config: ModelConfig, item: int) -> int:
     ranks = [config.rank(layer, name) or 0 for layer in range(config.n_layers) for name in config.projections]
     kept = config.n_layers * (2 * norm + attention + ffn) + per_rank * sum(ranks) + norm
     kept += 4 * config.vocab_size + 8  # log-softmax in float32, and the target
-    return kept + max(8 * config.vocab_size, 4 * d + 3 * item * config.d_ff)
+    kept += (2 * config.n_layers + 1) * d if config.dropout else 0  # masks of a byte
+    return kept + max(8 * config.vocab_size, 4 * d + (3 if config.ffn == "swiglu" else 1) * item * config.d_ff)
 
 
 def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:

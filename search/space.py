@@ -169,7 +169,7 @@ class Space(Config):
         asked = [(f"vary.ranks.{group}", group, choices) for group, choices in self.vary.ranks.items()]
         asked += [(f"arms.{group}", group, (getattr(self.arms, group),)) for group in ("attention", "ffn")]
         for key, group, choices in asked:
-            for name in parse_projections(group):
+            for name in (name for name in parse_projections(group) if name in model.projections):
                 taken: dict[int | None, str] = {}
                 for choice in choices:
                     placement = Placement.from_bands(model.n_layers, [{name: parse_rank(choice)}])

@@ -1,3 +1,7 @@
+import weakref
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -7,6 +11,8 @@ from lpanas.lpa.cost import Rebalance, body_params, cost, flops_per_token, rebal
 from lpanas.lpa.model import Decoder, ModelConfig, build
 from lpanas.lpa.placement import PROJECTIONS
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -37,6 +43,10 @@ def configs(draw: st.DrawFn) -> ModelConfig:
             tie_embeddings=draw(st.booleans()),
             head_bias=draw(st.booleans()),
             factor_activation=draw(st.sampled_from(["none", "silu"])),
+            ffn=draw(st.sampled_from(["swiglu", "relu"])),
+            norm=draw(st.sampled_from(["rms_before", "layer_after"])),
+            positions=draw(st.sampled_from(["rotary", "learned"])),
+            bias=draw(st.booleans()),
             ffn_multiple=draw(st.sampled_from([1, 5, 8])),
             placement="; ".join(rows),
         )
@@ -115,3 +125,55 @@ def test_widening_stops_where_a_rank_would_save_nothing(rule: Rebalance) -> None
     wide = rebalance(config, rule)
     assert MEASURES[rule](wide) <= MEASURES[rule](config.dense())
     assert wide.d_ff >= 16
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive after every operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, operation: Callable[..., Any], types: object, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.live:
+                    self.live[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.live.pop, storage._cdata)
+        self.bytes = max(self.bytes, sum(self.live.values()))
+        return result
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"vocab_size": 4096},
+        {"n_kv_heads": 2},
+        {"placement": "attention=1/4"},
+        {"placement": "both=1/4", "factor_activation": "silu"},
+        {"d_model": 256, "d_ff": 700, "vocab_size": 64},
+        {"ffn": "relu", "norm": "layer_after", "positions": "learned", "bias": True},
+    ],
+    ids=str,
+)
+def test_memory_is_the_peak_of_a_bfloat16_step(fields: dict[str, object]) -> None:
+    small = {"vocab_size": 264, "d_model": 64, "d_ff": 176, "n_heads": 4, "n_layers": 3, "context": 128, "rank_multiple": 4}
+    config, batch = shape(**(small | fields)), 4
+    model = build(config, torch.device("cpu"), 0)
+    tokens = torch.zeros(batch, config.context, dtype=torch.long)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # so that weights, gradients and moments are what is there before
+    with Peak() as peak:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model.loss(tokens, tokens)
+        loss.backward()
+    found = cost(config, batch)
+    unfused = (2 * config.n_layers + 1) * 4 * config.d_model if config.norm == "rms_before" else 0
+    on_a_cpu = found.memory_bytes - 16 * found.params + batch * config.context * unfused  # its RMSNorm keeps one result more
+    assert peak.bytes == pytest.approx(on_a_cpu, rel=0.05)

@@ -52,5 +52,5 @@ def _read(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict) or "fingerprint" not in state:
         raise UserError(f"{path}: not a checkpoint that can be read: it holds something else")
     if state["fingerprint"] != fingerprint:
-        raise UserError(f"{path}: a checkpoint of another config; give another --out or remove it")
+        raise UserError(f"{path}: a checkpoint of another config or of other data; give another --out or remove it")
     return state

@@ -17,7 +17,7 @@ class UserError(Exception):
 class Config(BaseModel):
     """Base of every config: frozen, no unknown keys, no silent conversions between types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], where: str) -> Self:
@@ -26,6 +26,8 @@ class Config(BaseModel):
             return cls.model_validate(_tuples(raw))
         except ValidationError as error:
             raise UserError(f"{where}: {first_mistake(cls, error)}") from None
+        except RecursionError:
+            raise UserError(f"{where}: a part of it refers to itself") from None
 
     def change(self, **fields: Any) -> Self:
         """A copy with these fields replaced, validated like any other."""
@@ -64,7 +66,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise UserError(f"{place}: YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{where}: expected a mapping of keys, found {_kind(raw)}")
@@ -80,7 +82,7 @@ def override(raw: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {setting}: expected key=value")
         try:
             value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--set {setting}: the value is not YAML") from None
         _put(result, key.split("."), value, setting)
     return result

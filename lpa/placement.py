@@ -116,8 +116,8 @@ class Placement:
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
     @property
-    def arm(self) -> str:
-        """Which arm it is of: the sublayers in which any projection is low-rank (dense, attention, ffn or both)."""
+    def sublayers(self) -> str:
+        """The sublayers in which any projection is low-rank: attention, ffn, both, or none of them: dense."""
         used = {name for row in self.layers for name, rank in zip(PROJECTIONS, row, strict=True) if rank is not None}
         in_attention, in_ffn = used & set(ATTENTION), used & set(FFN)
         if in_attention and in_ffn:

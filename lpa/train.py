@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from . import checkpoint
-from .config import Config, Count, dump_yaml
+from .config import Config, Count, UserError, dump_yaml
 from .data import Batches, DataConfig, Shards, valid_batches
+from .files import replace_text
 from .model import Decoder, ModelConfig, build
 from .optim import OptimConfig, optimizer, schedule, set_rate
 
@@ -36,7 +37,7 @@ class TrainConfig(Config):
     """Sequences a step."""
     microbatch: Annotated[int, Field(gt=0)] | None = None
     """Sequences in one forward pass (gradients are accumulated over them); batch_size when left out."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Of the initial weights and of the order of the batches."""
     evals: Annotated[int, Field(gt=0)] = 8
     """Evaluations on the validation windows, evenly spaced, the last one at the end."""
@@ -64,16 +65,18 @@ class TrainConfig(Config):
         """Optimizer steps."""
         return -(-self.tokens // self.batch_tokens)
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of everything that decides the result: all fields but those that say how it is watched."""
+    def fingerprint(self, content: str) -> str:
+        """A hash of everything that decides the result: the data's content, and all fields but those that say how it is
+        watched."""
         watched = {"log_every", "checkpoint_every", "evals"}
-        return hashlib.sha256(self.model_dump_json(exclude=watched).encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{content} {self.model_dump_json(exclude=watched)}".encode()).hexdigest()[:16]
 
     def resolve_device(self) -> torch.device:
-        """The device that `auto` means here."""
-        name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
+        """The device that `auto` means here. Raises UserError for a GPU that is not there."""
+        there = torch.cuda.is_available()
+        if self.device == "cuda" and not there:
+            raise UserError("device: cuda, but torch sees no GPU here; expected cpu or auto")
+        return torch.device("cuda" if there and self.device != "cpu" else "cpu")
 
 
 @dataclass(frozen=True)
@@ -100,17 +103,18 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
     """Train a model from its config, one yield a step. With `out`, the config, metrics and checkpoints go there, and what a
     checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
 
-    Raises DivergedError, and UserError when `out` holds another config's checkpoint.
+    Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data.
     """
     device = config.resolve_device()
     model = build(config.model, device, config.seed)
     adamw = optimizer(model, config.optim)
+    mark = config.fingerprint(shards.content)
     done, losses = 0, list[Tensor]()
     if out is not None and (out / CHECKPOINT).exists():
-        done, losses = checkpoint.load(out / CHECKPOINT, config.fingerprint, model, adamw)
+        done, losses = checkpoint.load(out / CHECKPOINT, mark, model, adamw)
     metrics = Metrics(out, done)
     if out is not None:
-        (out / CONFIG).write_text(dump_yaml(config))
+        replace_text(out / CONFIG, dump_yaml(config))
     batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
     due = _eval_steps(config)
     started = time.perf_counter()
@@ -137,17 +141,18 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
             progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, time.perf_counter() - started)
             metrics.write(progress)
             if out is not None and (done % config.checkpoint_every == 0 or done == config.steps):
-                checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw, losses)
+                checkpoint.save(out / CHECKPOINT, mark, done, model, adamw, losses)
             yield progress
     except GeneratorExit:
         if out is not None:
-            checkpoint.save(out / CHECKPOINT, config.fingerprint, done, model, adamw, losses)
+            checkpoint.save(out / CHECKPOINT, mark, done, model, adamw, losses)
         raise
 
 
-def steps_done(out: Path, config: TrainConfig) -> int:
-    """Steps that a checkpoint in `out` has behind it. Raises UserError when it is another config's."""
-    return checkpoint.steps(out / CHECKPOINT, config.fingerprint) if (out / CHECKPOINT).exists() else 0
+def steps_done(out: Path, config: TrainConfig, shards: Shards) -> int:
+    """Steps that a checkpoint in `out` has behind it. Raises UserError when it is another config's, or on other data."""
+    path = out / CHECKPOINT
+    return checkpoint.steps(path, config.fingerprint(shards.content)) if path.exists() else 0
 
 
 def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
@@ -182,7 +187,7 @@ def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractCo
     """bfloat16 autocast where the config asks for it, or where `auto` finds a GPU that has it."""
     wanted = config.precision == "bfloat16"
     if config.precision == "auto":
-        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
@@ -195,14 +200,12 @@ class Metrics:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
-        draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(line + "\n" for line in kept))
-        draft.replace(self.path)
+        replace_text(self.path, "".join(line + "\n" for line in kept))
 
     def _lines(self) -> list[str]:
         """The whole lines that an earlier call has left (a killed one may leave a torn last line)."""
         assert self.path is not None
-        text = self.path.read_text() if self.path.exists() else ""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         return text[: text.rfind("\n") + 1].splitlines()
 
     def write(self, progress: Progress) -> None:
@@ -210,7 +213,7 @@ class Metrics:
         if self.path is None or (progress.train_loss_nats is None and progress.valid_loss_nats is None):
             return
         row = {name: value for name, value in vars(progress).items() if value is not None}
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())

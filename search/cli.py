@@ -1,5 +1,6 @@
 """The command line: search, report, export, train, show."""
 
+import shlex
 import signal
 import sys
 from contextlib import closing
@@ -42,20 +43,26 @@ def search(
     """Search a space; the same command goes on where it stopped. Results go to runs/NAME or to --out."""
     from . import nursery
 
-    nursery.start()
+    budget = {"trials": trials, "minutes": minutes, "workers": workers}
+    flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
+    try:
+        with nursery.running():  # it imports what workers need while the driver imports its own
+            _search(space, out, storage, [*(settings or []), *flags])
+    except KeyboardInterrupt:
+        raise typer.Exit(_say("stopped; the same command goes on from here", 130)) from None
+
+
+def _search(space: str, out: Path | None, storage: str | None, settings: list[str]) -> None:
     from ..lpa.data import check_fits, open_shards
     from . import folder, study
     from .executor import LocalExecutor, Setup
     from .space import load_space
 
-    budget = {"trials": trials, "minutes": minutes, "workers": workers}
-    flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
-    loaded = load_space(space, [*(settings or []), *flags])
-    study.check_budget(loaded)
+    loaded = load_space(space, settings)
     place = out or Path("runs") / loaded.name
     folder.check_folder(place)
     shards = open_shards(loaded.proxy.data)
-    check_fits(shards, loaded.proxy.data, loaded.proxy.tokens, loaded.proxy.model)
+    check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
     with folder.held(place):
         with LocalExecutor(Setup(loaded.proxy, shards.folder), loaded.search.workers) as executor:
             from . import terminal  # what the end needs is imported while the workers start
@@ -70,10 +77,12 @@ def search(
         paths: dict[str, object] = {"page": write_report(found, place)}
         if found.winner is not None:
             config = export(found, found.winner, place)
-            paths |= {"exported config": config, "train it": f"lpanas train {config}"}
+            paths |= {"exported config": config, "train it": f"lpanas train {shlex.quote(str(config))}"}
     if state.exhausted:
-        terminal.console.print("Every candidate of the space has been trained.")
+        terminal.console.print("No candidate is left that was not trained.")
     terminal.print_results(found, paths)
+    if not found.complete:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -119,13 +128,13 @@ def train(
 
     loaded = _train_config(config, settings)
     shards = open_shards(loaded.data)
-    check_fits(shards, loaded.data, loaded.tokens, loaded.model)
+    check_fits(shards, loaded.data, loaded.steps * loaded.batch_tokens, loaded.model)
     epochs = loaded.tokens / shards.tokens["train"]
     if epochs > 1.5:
         typer.echo(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", err=True)
     place = out or config.parent / "train"
     folder.check_folder(place, training.METRICS)
-    done = training.steps_done(place, loaded)
+    done = training.steps_done(place, loaded, shards)
     with folder.held(place), Interrupt() as interrupt, closing(training.train(loaded, shards, place)) as run:
         try:
             for progress in islice(run, steps):
@@ -209,6 +218,7 @@ class Interrupt:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
+        typer.echo("lpanas: stopping at the end of this step; once more: at once, without a checkpoint", err=True)
 
 
 def main() -> None:
@@ -221,7 +231,7 @@ def main() -> None:
     except typer.TyperException as error:
         code = _say(" ".join(error.format_message().split()), 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _say("stopped; the same command goes on from here", 130)
+        code = _say("stopped", 130)
     except BrokenPipeError:
         code = 1
     sys.exit(code)

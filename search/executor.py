@@ -15,7 +15,7 @@ import torch
 
 from ..lpa.data import read_shards
 from ..lpa.train import TrainConfig
-from .nursery import CONTEXT
+from . import nursery
 from .proxy import Advanced, Job, Record, run_proxy
 
 
@@ -47,8 +47,9 @@ class LocalExecutor:
 
     def __init__(self, setup: Setup, workers: int | None = None) -> None:
         self.setup = setup
+        nursery.start()
         self.device = setup.config.resolve_device().type
-        size = workers or (torch.cuda.device_count() if self.device == "cuda" else len(os.sched_getaffinity(0)))
+        size = workers or (torch.cuda.device_count() if self.device == "cuda" else _cores())
         self.workers = [self._start(slot) for slot in range(size)]
 
     def __enter__(self) -> Self:
@@ -104,9 +105,11 @@ class LocalExecutor:
             worker.pipe.close()
 
     def _start(self, slot: int) -> Worker:
-        ours, theirs = CONTEXT.Pipe()
+        ours, theirs = nursery.CONTEXT.Pipe()
         lease = _lease(slot) if self.device == "cuda" else None
-        process = CONTEXT.Process(target=_work, args=(theirs, self.setup, lease), name=f"lpanas worker {slot}", daemon=True)
+        process = nursery.CONTEXT.Process(
+            target=_work, args=(theirs, self.setup, lease), name=f"lpanas worker {slot}", daemon=True
+        )
         process.start()
         theirs.close()
         return Worker(process, ours, slot)
@@ -121,7 +124,6 @@ def lost(job: Job, exitcode: int | None) -> Record:
 
 def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
     """A worker's life: take a job, train it, tell; until the pipe closes. lease: the GPU that it may see, or none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if lease is None:
         torch.set_num_threads(1)
@@ -135,6 +137,8 @@ def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
             return
         for message in run_proxy(job, setup.config, shards):
             pipe.send(message)
+            if lease is not None and isinstance(message, Record) and message.status == "failed":
+                return  # an error may have left the GPU's context broken: the next run gets a fresh process
 
 
 def _end_with_parent() -> None:
@@ -143,6 +147,11 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _lease(slot: int) -> str:

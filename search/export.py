@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..lpa.config import UserError, dump_yaml, first_mistake
+from ..lpa.files import replace_text
 from ..lpa.model import ModelConfig
 from ..lpa.train import TrainConfig
 from .proxy import Record
@@ -28,7 +29,7 @@ def export(found: Results, record: Record, out: Path, shape: str | None = None) 
     folder = out / "export" / (shape or "target")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "train.yaml"
-    path.write_text(dump_yaml(config, _head(found, record, space, candidate, config)))
+    replace_text(path, dump_yaml(config, _head(found, record, space, candidate, config)))
     return path
 
 

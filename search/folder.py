@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..lpa.config import UserError, dump_yaml
+from ..lpa.files import replace_text
 from .ledger import Ledger, open_ledger
 from .space import Space
 
@@ -27,6 +28,12 @@ def storage_url(folder: Path) -> str:
     return f"sqlite:///{(folder / DATABASE).absolute()}"
 
 
+def study_name(folder: Path, url: str | None) -> str:
+    """The name of its Optuna studies: the folder's on a server, which holds many, and always the same in the folder's own
+    file, so that the folder may be moved."""
+    return folder.resolve().name if url else "lpanas"
+
+
 def check_folder(folder: Path, marker: str = ENVIRONMENT) -> None:
     """Raises UserError when a folder holds other things than a study's (or than those of a training, by its marker's name);
     touches nothing."""
@@ -34,7 +41,7 @@ def check_folder(folder: Path, marker: str = ENVIRONMENT) -> None:
         names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise UserError(f"--out {folder}: {error.strerror}") from None
-    if marker not in names and set(names) - {LOCK}:
+    if marker not in names and DATABASE not in names and set(names) - {LOCK}:
         raise UserError(f"--out {folder}: holds '{names[-1]}' and no {marker}; expected a new or empty folder")
 
 
@@ -44,6 +51,7 @@ def held(folder: Path) -> Generator[None]:
 
     Raises UserError when it cannot be written or another process holds it.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK, "a+")  # noqa: SIM115 (held for the whole block)
@@ -63,15 +71,16 @@ def held(folder: Path) -> Generator[None]:
         finally:
             if [entry.name for entry in folder.iterdir()] == [LOCK]:  # a mistake was found before anything was written
                 (folder / LOCK).unlink()
-                folder.rmdir()
+                if made:
+                    folder.rmdir()
 
 
 def write_setup(folder: Path, space: Space) -> None:
     """environment.json, an entry a call, and space.yaml, complete and as run."""
     path = folder / ENVIRONMENT
-    calls = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*calls, environment(space)], indent=1) + "\n")
-    (folder / SPACE).write_text(dump_yaml(space, "The resolved space, as run."))
+    calls = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    replace_text(path, json.dumps([*calls, environment(space)], indent=1) + "\n")
+    replace_text(folder / SPACE, dump_yaml(space, "The resolved space, as run."))
 
 
 def environment(space: Space) -> dict[str, Any]:
@@ -85,22 +94,24 @@ def environment(space: Space) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in packages},
         "commit": _commit(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {os.cpu_count()} cores",
+        "device": f"{torch.cuda.device_count()} GPUs" if device.type == "cuda" else f"cpu, {os.cpu_count()} cores",
     }
 
 
 def open_study(folder: Path, space: Space, content: str, url: str | None) -> Ledger:
     """The ledger of a held folder, checked to be this space's on this data. Raises UserError."""
-    ledger = open_ledger(space, url or storage_url(folder), folder.resolve().name)
+    ledger = open_ledger(space, url or storage_url(folder), study_name(folder, url))
     ledger.check(content)
     write_setup(folder, space)
     return ledger
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this program runs from, with a + when it was changed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    """The commit of the checkout that this program runs from, with a + when it was changed; none for an installed copy."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        describe = [*git, "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

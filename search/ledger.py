@@ -1,7 +1,6 @@
 """The study's storage is the truth: jobs go in before they are trained, records when they have ended."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -28,38 +27,33 @@ class Ledger:
     instant leaves either a job to train again or a record to tell.
     """
 
-    def __init__(self, space: Space, storage: optuna.storages.BaseStorage, name: str) -> None:
+    def __init__(self, space: Space, storage: optuna.storages.BaseStorage, name: str, *, create: bool = True) -> None:
         self.space, self.storage = space, storage
-        self.studies = {
-            SEARCH: self._study(name, space.objectives),
-            NOISE: self._study(f"{name} {NOISE}", ("loss_nats",)),
-        }
+        self.objectives: dict[str, tuple[str, ...]] = {SEARCH: space.objectives, NOISE: ("loss_nats",)}
+        self.studies = {kind: self._study(f"{name} {kind}", len(self.objectives[kind]), create) for kind in (SEARCH, NOISE)}
 
-    def _study(self, name: str, objectives: Sequence[str]) -> optuna.Study:
+    def _study(self, name: str, objectives: int, create: bool) -> optuna.Study:
         sampler = optuna.samplers.RandomSampler()  # proposals come from propose.py
         try:
             return optuna.load_study(storage=self.storage, study_name=name, sampler=sampler)
         except KeyError:
-            directions = [StudyDirection.MINIMIZE] * len(objectives)
-            study = optuna.create_study(storage=self.storage, study_name=name, directions=directions, sampler=sampler)
-            study.set_user_attr("objectives", list(objectives))
-            return study
+            if not create:
+                raise UserError(f"there is no study '{name}' in the storage") from None
+            directions = [StudyDirection.MINIMIZE] * objectives
+            return optuna.create_study(storage=self.storage, study_name=name, directions=directions, sampler=sampler)
 
     def check(self, content: str) -> None:
         """Raises UserError when the storage holds another space's study, or one on other data; else writes down ours."""
         study = self.studies[SEARCH]
         ours = self.space.model_dump(mode="json")
-        held = study.user_attrs.get("space")
+        held = study.user_attrs.get("made_from")  # absent when a driver died right after making the study
         if held is not None:
-            key = _first_difference(held, ours)
+            key = _first_difference(held["space"], ours)
             if key:
-                raise UserError(f"the study {study.study_name} was made with another space: {key} differs; give another --out")
-            if study.user_attrs["data"] != content:
-                raise UserError(
-                    f"the study {study.study_name} was made on other data than what is there now; give another --out"
-                )
-        study.set_user_attr("space", ours)
-        study.set_user_attr("data", content)
+                raise UserError(f"the study there was made with another space: {key} differs; give another --out")
+            if held["data"] != content:
+                raise UserError("the study there was made on other data than what is there now; give another --out")
+        study.set_user_attr("made_from", {"space": ours, "data": content})
 
     def add(self, kind: str, job: Job) -> None:
         """Write a job down, before it is trained."""
@@ -78,16 +72,16 @@ class Ledger:
         study = self.studies[kind]
         trial = study.get_trials(deepcopy=False)[number]
         self.storage.set_trial_user_attr(trial._trial_id, "record", record.model_dump_json())
-        self._end(study, number, record)
+        self._end(kind, number, record)
 
     def recover(self) -> list[Job]:
         """The jobs that a driver has left unfinished, in order; a record that it wrote but did not tell is told now."""
         jobs = []
-        for study in self.studies.values():
+        for kind, study in self.studies.items():
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 record = _record(trial)
                 if record is not None:
-                    self._end(study, trial.number, record)
+                    self._end(kind, trial.number, record)
                 else:
                     jobs.append(Job.parse(json.loads(trial.user_attrs["job"]), f"trial {trial.number}"))
         return jobs
@@ -101,20 +95,21 @@ class Ledger:
         """Runs of a kind that were ever written down."""
         return len(self.studies[kind].get_trials(deepcopy=False))
 
-    def _end(self, study: optuna.Study, number: int, record: Record) -> None:
+    def _end(self, kind: str, number: int, record: Record) -> None:
         if record.status == "complete":
-            study.tell(number, record.values(study.user_attrs["objectives"]))
+            self.studies[kind].tell(number, record.values(self.objectives[kind]))
         else:
-            study.tell(number, state=TrialState.FAIL)
+            self.studies[kind].tell(number, state=TrialState.FAIL)
 
 
-def open_ledger(space: Space, url: str, name: str) -> Ledger:
-    """The ledger in a storage by its URL. Raises UserError when the storage cannot be opened."""
+def open_ledger(space: Space, url: str, name: str, *, create: bool = True) -> Ledger:
+    """The ledger in a storage by its URL. Raises UserError when the storage cannot be opened, or holds no such study and none
+    is to be made."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A dashboard that polls the file must not crash the driver: wait for its lock.
     options = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}
     try:
-        return Ledger(space, optuna.storages.RDBStorage(url, engine_kwargs=options), name)
+        return Ledger(space, optuna.storages.RDBStorage(url, engine_kwargs=options), name, create=create)
     except (ImportError, OSError, ValueError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise UserError(f"--storage {url}: {' '.join(str(error).split())[:200]}") from None
 

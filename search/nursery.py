@@ -1,7 +1,12 @@
 """The process that workers are forked from. It imports torch once for all of them, while the driver imports its own."""
 
 import multiprocessing as mp
+import os
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from multiprocessing import forkserver
+from typing import Any
 
 CONTEXT = mp.get_context("forkserver")
 """Workers come from a clean server that never touches a GPU, so each may take the device that it is told."""
@@ -9,6 +14,26 @@ CONTEXT = mp.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lpanas.search.executor", "torch._dynamo"])  # the first optimizer would import _dynamo: 2 s
 
 
+@contextmanager
+def running() -> Generator[None]:
+    """The server, started at once and ended with the block, also in the middle of its imports."""
+    start()
+    try:
+        yield
+    finally:
+        server: Any = forkserver._forkserver  # the module's one instance; it has no public way to end it
+        if server._forkserver_pid is not None:
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+            server._stop()
+
+
 def start() -> None:
-    """Start the server, if it does not run yet, and do not wait for it."""
-    forkserver.ensure_running()
+    """Start the server, if it does not run yet, and do not wait for it.
+
+    It and its workers never see SIGINT: Ctrl-C reaches the whole group, and the driver decides what it means.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

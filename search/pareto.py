@@ -16,9 +16,10 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
 
 
 def knee(points: np.ndarray) -> int:
-    """The row with the best balance: farthest below the plane through the front's extremes. points: (n, m), a front.
+    """The row with the best balance: each column is scaled to [0, 1] over the front, and the row with the smallest sum is
+    taken, the earlier one of equals. points: (n, m), a front.
 
-    Each column is scaled to [0, 1] over the front; the row with the smallest sum is taken, the earlier one of equals.
+    For two objectives that is the row farthest below the line through the front's ends.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     span = np.where(high > low, high - low, 1.0)

@@ -22,6 +22,7 @@ class Proposer:
         self.space = space
         self.seen: set[str] = set()
         self.proposed = 0
+        self.made: dict[tuple[str, ...], Candidate] = {}
 
     def count(self, job: Job) -> None:
         """A job that is trained: never propose its model again."""
@@ -33,7 +34,7 @@ class Proposer:
         study = self._study(records, running)
         for _ in range(ASKS):
             trial = study.ask(self.space.distributions)
-            candidate = self.space.candidate(trial.params)
+            candidate = self._candidate({name: trial.params[name] for name in self.space.choices})
             if self._is_new(candidate):
                 return candidate
             study.tell(trial, state=TrialState.FAIL)
@@ -63,9 +64,17 @@ class Proposer:
 
     def _untried(self) -> Candidate | None:
         """An untried feasible candidate, drawn evenly; in a large space among some random points of it."""
-        points = list(self.space.points())
-        Random(f"{self.space.seed} {self.proposed} untried").shuffle(points)
-        return next((candidate for candidate in map(self.space.candidate, points) if self._is_new(candidate)), None)
+        random = Random(f"{self.space.seed} {self.proposed} untried")
+        points = list(self.space.points(random))
+        random.shuffle(points)
+        return next((candidate for candidate in map(self._candidate, points) if self._is_new(candidate)), None)
+
+    def _candidate(self, point: dict[str, str]) -> Candidate:
+        """The space's candidate at a point, made once."""
+        key = tuple(point.values())
+        if key not in self.made:
+            self.made[key] = self.space.candidate(point)
+        return self.made[key]
 
     def _is_new(self, candidate: Candidate) -> bool:
         return candidate.feasible and candidate.proxy.model_dump_json() not in self.seen

@@ -37,9 +37,9 @@ class Job(Config):
 
     @property
     def placement(self) -> str:
-        """The target's placement, with the FFN's width where it was rebalanced and the activation where there is one."""
+        """The target's placement, with the activation between the factors where there is one."""
         text = self.target.placement.text
-        if self.target.factor_activation != "none" and self.target.placement.arm != "dense":
+        if self.target.factor_activation != "none" and self.target.placement.sublayers != "dense":
             text += f", {self.target.factor_activation}"
         return text
 
@@ -122,6 +122,9 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Iterator[Advance
         status, reason = "failed", f"out of memory: {_one_line(error)}"
     except RuntimeError as error:
         status, reason = "failed", _one_line(error)
+    peak = peak_memory_bytes(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     loss = curve[-1][1] if status == "complete" else None
     yield Record(
         **job.model_dump(exclude={"model", "target"}),
@@ -138,7 +141,7 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Iterator[Advance
             started=started,
             seconds=time.perf_counter() - clock,
             train_seconds=train_seconds,
-            peak_memory_bytes=peak_memory_bytes(device),
+            peak_memory_bytes=peak,
         ),
     )
 

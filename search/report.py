@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from ..lpa.config import dump_yaml
 from ..lpa.coordinates import Coordinate
+from ..lpa.files import replace_text
 from .results import Results, write_tables
 
 COLOURS = {"dense": "#000000", "attention": "#0072B2", "ffn": "#D55E00", "both": "#009E73"}
@@ -31,7 +32,7 @@ def write_report(found: Results, out: Path) -> Path:
     """records.jsonl, front.csv and report.html into the study's folder; the page's path."""
     write_tables(found, out)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        resources.files("lpanas.search").joinpath("report.html").read_text()
+        resources.files("lpanas.search").joinpath("report.html").read_text(encoding="utf-8")
     )
     figures = [front_figure(found, cost) for cost in found.costs] + [curves_figure(found)]
     page = template.render(
@@ -43,9 +44,7 @@ def write_report(found: Results, out: Path) -> Path:
         space=dump_yaml(found.space),
     )
     path = out / "report.html"
-    draft = out / "report.html.draft"
-    draft.write_text(page)
-    draft.replace(path)
+    replace_text(path, page)
     return path
 
 
@@ -118,7 +117,7 @@ def curves_figure(found: Results) -> go.Figure:
     figure = go.Figure()
     for record in found.records:
         if record.curve:
-            sublayers = record.target.placement.arm
+            sublayers = record.target.placement.sublayers
             figure.add_scatter(
                 x=[tokens for tokens, _ in record.curve],
                 y=[loss for _, loss in record.curve],

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ..lpa.config import UserError, read_yaml
+from ..lpa.files import replace_text
 from . import noise, pareto
-from .folder import DATABASE, RECORDS, SPACE, storage_url
+from .folder import DATABASE, RECORDS, SPACE, storage_url, study_name
 from .ledger import NOISE, SEARCH, Ledger, open_ledger
 from .proxy import Record
 from .space import Space, parse_space
@@ -57,6 +58,13 @@ class Results:
         """The knee of the front."""
         front = self.front
         return front[pareto.knee(self.points(front))] if front else None
+
+    @property
+    def winner_words(self) -> str:
+        """What the winner is on the front."""
+        ends = self.front[:1] + self.front[-1:]
+        on_end = self.winner is not None and len(self.front) > 2 and self.winner.run in {record.run for record in ends}
+        return "an end of the front, which has no knee" if on_end else "the knee of the front"
 
     def points(self, records: Sequence[Record]) -> np.ndarray:
         """(n, objectives) of complete records."""
@@ -125,7 +133,7 @@ class Results:
         return {
             "run": record.run,
             "arm": record.arm or "",
-            "sublayers": record.target.placement.arm,
+            "sublayers": record.target.placement.sublayers,
             "status": record.status,
             "loss_nats": record.loss_nats,
             "perplexity": record.perplexity,
@@ -156,7 +164,8 @@ def read_study(folder: Path, url: str | None = None) -> Results:
         raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
     space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
     if url or (folder / DATABASE).exists():
-        return results(space, open_ledger(space, url or storage_url(folder), folder.resolve().name))
+        name = study_name(folder, url)
+        return results(space, open_ledger(space, url or storage_url(folder), name, create=False))
     if not (folder / RECORDS).exists():
         raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
     records = read_records(folder / RECORDS)
@@ -167,16 +176,12 @@ def read_study(folder: Path, url: str | None = None) -> Results:
 def write_tables(found: Results, out: Path) -> None:
     """records.jsonl, a line a run, and front.csv, the non-dominated ones."""
     lines = [record.model_dump_json() for record in [*found.records, *found.seeds]]
-    _write(out / RECORDS, "".join(line + "\n" for line in lines))
-    _write(out / "front.csv", found.table(found.front).to_csv(index=False))
+    replace_text(out / RECORDS, "".join(line + "\n" for line in lines))
+    replace_text(out / "front.csv", found.table(found.front).to_csv(index=False))
 
 
 def read_records(path: Path) -> list[Record]:
     """The records of a records.jsonl."""
-    return [Record.parse(json.loads(line), f"{path}:{n}") for n, line in enumerate(path.read_text().splitlines(), 1)]
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(text)
-    draft.replace(path)
+    return [
+        Record.parse(json.loads(line), f"{path}:{n}") for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]

@@ -119,7 +119,7 @@ class Budget(Config):
     """How the search proposes and when it ends; these may change from one call to the next."""
 
     sampler: Literal["tpe", "random"] = "tpe"
-    trials: Annotated[int, Field(gt=0)] = 40
+    trials: Annotated[int, Field(ge=len(ARMS))] = 40
     """Candidates to train, the four arms included."""
     noise_seeds: Annotated[int, Field(ge=2)] = 4
     """Seeds of the dense arm, from which the noise is measured; the first is the arm's own run."""
@@ -133,7 +133,7 @@ class Space(Config):
     """What may vary, what is fixed, what is minimised."""
 
     name: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Of the proposals, the initial weights and the batches."""
     proxy: TrainConfig
     """The training of one trial; the search fills in its placement and FFN width."""
@@ -148,12 +148,12 @@ class Space(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ValueError(f"name: expected letters, digits, '.', '_' and '-', found '{self.name}'")
+        if not re.fullmatch(r"[^./\s\0][^/\n\0]*", self.name):
+            raise ValueError(f"name: it names a folder, so without / and not beginning with a dot; found {self.name!r}")
         if self.objectives[:1] != ("loss_nats",) or len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: expected loss_nats first, then different costs")
         for name, model in (("proxy", self.proxy.model), ("target", self.target.model)):
-            if model.placement.arm != "dense":
+            if model.placement.sublayers != "dense":
                 raise ValueError(f"{name}.model.placement: the search fills it in, found '{model.placement.text}'")
             if model.n_layers < self.vary.bands:
                 raise ValueError(f"vary.bands: {self.vary.bands} bands for the {model.n_layers} layers of the {name}")
@@ -192,7 +192,7 @@ class Space(Config):
         return float(factor[1]) * (self.dense_costs[name] if "dense" in self.limits[name] else 1)
 
     def _check_feasible(self) -> None:
-        probes = chain(self.corners(), islice(self.points(), PROBED))
+        probes = chain(self.corners(), islice(self.points(Random(self.seed)), PROBED))
         if self.limits and not any(self.candidate(point).feasible for point in probes):
             limits = ", ".join(f"{name}: {limit}" for name, limit in self.limits.items())
             raise ValueError(f"limits: no candidate of the space keeps to {limits}")
@@ -225,19 +225,18 @@ class Space(Config):
             total *= len(choices)
         return total
 
-    def points(self) -> Iterator[dict[str, str]]:
-        """Every point of a small space; of a large one ENUMERATED random points, the same each time."""
+    def points(self, random: Random) -> Iterator[dict[str, str]]:
+        """Every point of a small space; of a large one ENUMERATED random points."""
         if self.size <= ENUMERATED:
             for point in product(*self.choices.values()):
                 yield dict(zip(self.choices, point, strict=True))
         else:
-            random = Random(self.seed)
             for _ in range(ENUMERATED):
                 yield {name: random.choice(choices) for name, choices in self.choices.items()}
 
     def corners(self) -> Iterator[dict[str, str]]:
-        """For each rebalance and factor_activation, the point with the lowest ranks and the one with the highest: without
-        rebalance the cheapest and the dearest candidates, as every cost grows with every rank."""
+        """For each rebalance and factor_activation, the point with the lowest ranks and the one with the highest. Without
+        rebalance they have the fewest and the most params and FLOPs; the other costs have them near the ends."""
         for rule, activation, pick in product(self.vary.rebalance, self.vary.factor_activation, (min, max)):
             ranks = {name: pick(choices, key=_size) for name, choices in self.choices.items() if name.startswith("rank")}
             yield ranks | {"rebalance": rule, "factor_activation": activation}
@@ -284,7 +283,7 @@ class Space(Config):
         models = []
         for model in (self.proxy.model, self.target.model):
             placed = model.change(placement=Placement.from_bands(model.n_layers, bands), factor_activation=activation)
-            if placed.placement.arm == "dense":
+            if placed.placement.sublayers == "dense":
                 placed = model
             models.append(rebalance(placed, rule))
         costs = self._cost(models[1])
@@ -313,7 +312,7 @@ class Candidate:
 def load_space(name: str, settings: Sequence[str] = ()) -> Space:
     """The space of a preset's name or of a YAML file, with `--set` applied. Raises UserError."""
     if name in presets():
-        raw = parse_yaml(resources.files("lpanas.spaces").joinpath(f"{name}.yaml").read_text(), f"{name}.yaml")
+        raw = parse_yaml(resources.files("lpanas.spaces").joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
     elif "/" in name or name.endswith((".yaml", ".yml")):
         raw = read_yaml(Path(name))
     else:
@@ -334,7 +333,7 @@ def presets() -> list[str]:
 
 def shapes() -> dict[str, dict[str, Any]]:
     """The named shapes of models.yaml."""
-    return parse_yaml(resources.files("lpanas.spaces").joinpath("models.yaml").read_text(), "models.yaml")
+    return parse_yaml(resources.files("lpanas.spaces").joinpath("models.yaml").read_text(encoding="utf-8"), "models.yaml")
 
 
 def named_shape(name: str, rest: Mapping[str, Any], where: str) -> ModelConfig:

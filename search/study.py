@@ -12,6 +12,9 @@ from .propose import Proposer
 from .proxy import Advanced, Job, Record
 from .space import ARMS, Candidate, Space
 
+MOST_LOST = 3
+"""Workers that may die before any run has ended, until the search gives up (assumption)."""
+
 
 class Watcher(Protocol):
     """Somebody who is shown how the search goes."""
@@ -35,8 +38,17 @@ class State:
     started: float = field(default_factory=time.monotonic)
     done_before: int = 0
     """Runs that earlier calls had ended."""
+    lost: dict[str, int] = field(default_factory=dict)
+    """How often each run's worker has died."""
     exhausted: bool = False
     """The space has no other candidate."""
+
+    def is_to_be_tried_again(self, lost: Record) -> bool:
+        """Whether a run whose worker died is given to another: once. Raises UserError when nothing but that happens."""
+        self.lost[lost.run] = self.lost.get(lost.run, 0) + 1
+        if self.done == self.done_before and sum(self.lost.values()) > MOST_LOST:
+            raise UserError(f"no run has ended and {MOST_LOST} workers have died, the last one of {lost.run}: {lost.reason}")
+        return self.lost[lost.run] < 2
 
     @property
     def planned(self) -> int:
@@ -70,6 +82,8 @@ def search(space: Space, ledger: Ledger, executor: LocalExecutor, watch: Watcher
         for message in executor.wait(1.0):
             if isinstance(message, Advanced):
                 state.latest[message.run] = message
+            elif message.measured is None and state.is_to_be_tried_again(message):
+                executor.submit(state.running[message.run])
             else:
                 ledger.tell(message)
                 del state.running[message.run]
@@ -121,9 +135,3 @@ def _job(space: Space, run: str, candidate: Candidate, arm: str | None = None, s
 def _out_of_time(space: Space, state: State) -> bool:
     minutes = space.search.minutes
     return minutes is not None and time.monotonic() - state.started > minutes * 60
-
-
-def check_budget(space: Space) -> None:
-    """Raises UserError for a budget that has no room for the arms."""
-    if space.search.trials < len(ARMS):
-        raise UserError(f"search.trials: the four arms alone are {len(ARMS)}, found {space.search.trials}")

@@ -60,7 +60,9 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
     winner, noise = found.winner, found.noise
     if winner is not None:
         shares = ", ".join(f"{found.relative(winner, name):.3f} x dense in {name}" for name in found.costs)
-        console.print(f"Winner (knee of the front): {winner.run}, {winner.placement}, d_ff {winner.target.d_ff}", markup=False)
+        console.print(
+            f"Winner ({found.winner_words}): {winner.run}, {winner.placement}, d_ff {winner.target.d_ff}", markup=False
+        )
         tied = len(found.tied(winner))
         console.print(f"  {winner.loss_nats:.4f} nats, {shares}; {tied} other candidates cannot be told from it by loss")
     if noise is None:
@@ -120,8 +122,9 @@ def print_config(config: TrainConfig) -> None:
     )  # fmt: skip
     table = _table("", "params", "flops_per_token", "memory_bytes", "ranks", "placement")
     microbatch = config.microbatch or config.batch_size
+    item = 4 if config.precision == "float32" else 2
     for name, one in (("this model", model), ("dense, same width", model.dense())):
-        table.add_row(name, *_figures(cost(one, microbatch).asdict()), _ranks(one), one.placement.text)
+        table.add_row(name, *_figures(cost(one, microbatch, item).asdict()), _ranks(one), one.placement.text)
     console.print(table)
     console.print(f"in all: {config.tokens * cost(model, microbatch).flops_per_token:.3g} training FLOPs")
 

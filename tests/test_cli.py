@@ -50,11 +50,16 @@ MISTAKES = {
     "vary.ranks={atention: [dense, 1/4]}": r"vary.ranks.atention: unknown projection 'atention', did you mean 'attention'\?",
     "limits.params=0.01 x dense": r"limits: no candidate of the space keeps to params: 0.01 x dense",
     "limits.params=little": r"limits.params: expected a number or '1.0 x dense', found 'little'",
-    "search.trials=3": r"search.trials: the four arms alone are 4, found 3",
+    "search.trials=3": r"search.trials: expected greater than or equal to 4, found 3",
     "proxy.data={source: text, text: [nowhere/*.txt]}": r"data.text: no file matches 'nowhere/\*.txt'",
     "proxy.data.text=[]": r"proxy.data.text: 'source: text' and a list of globs go together",
     "proxy.data.max_epochs=0.001": r"too little training text in .*: [\d,]+ tokens found, 640,001 needed",
     "proxy.model.vocab_size=100": r"model.vocab_size: 100 is less than the data's 257 different tokens",
+    "seed=-1": r"seed: expected greater than or equal to 0, found -1",
+    "proxy.optim.lr=.inf": r"proxy.optim.lr: expected a finite number, found inf",
+    "proxy.device=cuda": r"device: cuda, but torch sees no GPU here; expected cpu or auto",
+    "name=a/b": r"name: it names a folder, so without / and not beginning with a dot; found 'a/b'",
+    "name=2020-13-45": r"the value is not YAML",
     "=3": r"--set =3: expected key=value",
 }
 
@@ -68,6 +73,7 @@ def test_a_mistake_in_a_space_is_one_line_and_nothing_is_written(setting: str, c
 
 
 TEXTS = {
+    "a: &a [*a]": r"bad.yaml: a part of it refers to itself",
     "name: [a": r"bad.yaml:1:9: YAML: .*",
     "name: a\nname: b": r"bad.yaml:2:1: YAML: the key 'name' stands twice",
     "- a": r"bad.yaml: expected a mapping of keys, found \['a'\] \(a list\)",
@@ -145,6 +151,10 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
 
     again = call("search", space, "--out", out)
     assert again == (0, screen, "")
+    records = (out / "records.jsonl").read_bytes()
+    out = out.rename(tmp_path / "moved")
+    assert call("report", out)[0] == 0
+    assert (out / "records.jsonl").read_bytes() == records
     assert call("report", out)[0] == 0
     assert call("show", out)[0] == 0
     assert "ranks of the proxy" in call("show", space)[1]

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 import yaml
@@ -17,9 +18,9 @@ from making import TINY
 COMMAND = (sys.executable, "-c", "from lpanas.search.cli import main; main()")
 
 
-def start(space: Path, out: Path) -> "subprocess.Popen[bytes]":
+def start(space: Path, out: Path, stderr: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
     words = ("search", str(space), "--out", str(out))
-    return subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
 
 
 def ended_runs(out: Path) -> int:
@@ -43,17 +44,49 @@ def group_is_gone(group: int, seconds: float) -> bool:
     return False
 
 
-@pytest.mark.slow
-def test_a_driver_killed_three_times_loses_and_repeats_nothing(tmp_path: Path, pages: DataConfig) -> None:
+def tiny_file(folder: Path, pages: DataConfig, **search: int) -> Path:
+    """The tiny space with more to choose from, on the pages' text."""
     raw = yaml.safe_load(TINY.replace("1e-2", "0.01"))
     raw["proxy"] |= {"data": pages.model_dump(mode="json"), "tokens": 3200}
     raw["vary"] |= {"bands": 2, "rebalance": ["none", "params"]}
-    raw["search"] |= {"trials": 9, "noise_seeds": 3, "workers": 2}
-    space, out = tmp_path / "tiny.yaml", tmp_path / "out"
-    space.write_text(yaml.safe_dump(raw))
+    raw["search"] |= {"workers": 2} | search
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(raw))
+    return folder / "tiny.yaml"
 
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_as_it_makes_the_study_can_start_again(tmp_path: Path, pages: DataConfig) -> None:
+    space, out = tiny_file(tmp_path, pages, trials=4, noise_seeds=2), tmp_path / "out"
+    driver = start(space, out)
+    while driver.poll() is None and not (out / "study.db").exists():
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    assert group_is_gone(driver.pid, 10)
+    assert start(space, out).wait() == 0
+    assert len(read_records(out / "records.jsonl")) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.0, 4.0])
+def test_an_interrupted_search_says_so_in_one_line(seconds: float, tmp_path: Path, pages: DataConfig) -> None:
+    space, out = tiny_file(tmp_path, pages, trials=9, noise_seeds=3), tmp_path / "out"
+    with open(tmp_path / "stderr", "wb") as stderr:
+        driver = start(space, out, stderr)
+        time.sleep(seconds)  # anywhere in its imports, or in its runs
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait() == 130
+    assert group_is_gone(driver.pid, 10)
+    assert (tmp_path / "stderr").read_text() == "lpanas: stopped; the same command goes on from here\n"
+
+
+@pytest.mark.slow
+def test_a_driver_killed_three_times_loses_and_repeats_nothing(tmp_path: Path, pages: DataConfig) -> None:
+    space, out = tiny_file(tmp_path, pages, trials=9, noise_seeds=3), tmp_path / "out"
     kept: dict[str, str] = {}
-    chance = random.Random(time.time_ns())
+    seed = time.time_ns()
+    print(f"killed at moments drawn from the seed {seed}")
+    chance = random.Random(seed)
     for kill in range(3):
         driver = start(space, out)
         wanted = chance.randint(1 + 3 * kill, 3 + 3 * kill)

@@ -38,7 +38,7 @@ def opened(url, space=SPACE):
     return open_ledger(space, url, "s")
 
 
-def trials(url, name="s"):
+def trials(url, name="s trial"):
     return optuna.load_study(storage=url, study_name=name).trials
 
 
@@ -160,7 +160,7 @@ def test_a_study_on_other_data_is_refused(url):
 def test_another_budget_is_accepted_and_kept(url):
     opened(url).check("data")
     opened(url, tiny_space("search={trials: 9, sampler: random, minutes: 3}")).check("data")
-    held = optuna.load_study(storage=url, study_name="s").user_attrs["space"]
+    held = optuna.load_study(storage=url, study_name="s trial").user_attrs["made_from"]["space"]
     assert (held["search"]["trials"], held["search"]["sampler"]) == (9, "random")
 
 

@@ -158,11 +158,11 @@ def test_a_larger_fraction_never_resolves_to_a_smaller_rank(small: Fraction, lar
     ],
 )
 def test_an_arm_is_named_for_the_sublayers_with_low_rank(text: str, arm: str) -> None:
-    assert Placement.parse(text, 4).arm == arm
+    assert Placement.parse(text, 4).sublayers == arm
 
 
 @given(placements)
 def test_an_arm_agrees_with_its_truth_table(placement: Placement) -> None:
     columns = dict(zip(PROJECTIONS, zip(*placement.layers, strict=True), strict=True))
     used = tuple(any(any(columns[name]) for name in group) for group in (ATTENTION, FFN))
-    assert placement.arm == {(0, 0): "dense", (1, 0): "attention", (0, 1): "ffn", (1, 1): "both"}[used]
+    assert placement.sublayers == {(0, 0): "dense", (1, 0): "attention", (0, 1): "ffn", (1, 1): "both"}[used]

@@ -3,7 +3,7 @@ from lpanas.lpa.config import UserError
 from lpanas.search.executor import LocalExecutor
 from lpanas.search.ledger import NOISE, SEARCH, open_ledger
 from lpanas.search.space import ARMS
-from lpanas.search.study import check_budget, search
+from lpanas.search.study import search
 from making import same, tiny_space
 
 BANDS = "vary.bands=2"
@@ -195,5 +195,5 @@ def test_two_workers_reach_the_plan_with_nothing_trained_twice(two, url):
 
 def test_a_budget_without_room_for_the_four_arms_is_refused():
     with pytest.raises(UserError, match=r"search.trials: .*4, found 3"):
-        check_budget(tiny_space("search.trials=3"))
-    check_budget(tiny_space("search.trials=4"))
+        tiny_space("search.trials=3")
+    assert tiny_space("search.trials=4").search.trials == 4

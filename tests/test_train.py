@@ -2,6 +2,7 @@ import json
 import math
 import random
 import shutil
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_a_run_does_not_depend_on_how_it_is_watched(config: TrainConfig, shards:
     run(config.change(evals=1, log_every=5, checkpoint_every=2), shards, tmp_path / "far")
     assert same_end(tmp_path / "close", tmp_path / "far")
     assert metrics(tmp_path / "close")[-1]["valid_loss_nats"] == metrics(tmp_path / "far")[-1]["valid_loss_nats"]
-    assert config.change(evals=1, log_every=5, checkpoint_every=2).fingerprint == config.fingerprint
+    assert config.change(evals=1, log_every=5, checkpoint_every=2).fingerprint("a") == config.fingerprint("a")
 
 
 @pytest.mark.parametrize("log_every", [1, 3, 5])
@@ -89,7 +90,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         steps = train(config, shards, tmp_path / "parts")
         list(islice(steps, count))
         steps.close()
-    assert steps_done(tmp_path / "parts", config) == sum(stops)
+    assert steps_done(tmp_path / "parts", config, shards) == sum(stops)
     rest = run(config, shards, tmp_path / "parts")
     assert [row.step for row in rest] == list(range(sum(stops) + 1, 13))
     assert same_end(tmp_path / "parts", tmp_path / "whole")
@@ -126,7 +127,13 @@ def test_a_finished_run_is_not_done_again(config: TrainConfig, shards: Shards, t
     before = metrics(tmp_path)
     assert run(config, shards, tmp_path) == []
     assert metrics(tmp_path) == before
-    assert steps_done(tmp_path, config) == config.steps == 12
+    assert steps_done(tmp_path, config, shards) == config.steps == 12
+
+
+def test_a_folder_of_a_run_on_other_data_is_refused(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    run(config, shards, tmp_path)
+    with pytest.raises(UserError, match="of other data"):
+        run(config, replace(shards, content="other"), tmp_path)
 
 
 def test_a_folder_of_another_config_is_refused_and_left_alone(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
@@ -136,7 +143,7 @@ def test_a_folder_of_another_config_is_refused_and_left_alone(config: TrainConfi
         with pytest.raises(UserError, match="a checkpoint of another config"):
             run(other, shards, tmp_path)
         with pytest.raises(UserError, match="a checkpoint of another config"):
-            steps_done(tmp_path, other)
+            steps_done(tmp_path, other, shards)
     assert metrics(tmp_path) == before
 
 
@@ -144,7 +151,7 @@ def test_a_run_without_a_folder_writes_nothing_and_is_the_same(config: TrainConf
     told, silent = run(config, shards, tmp_path / "a"), run(config, shards)
     assert losses(silent) == losses(told)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["checkpoint.pt", "metrics.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["checkpoint.pt", "config.yaml", "metrics.jsonl"]
 
 
 @pytest.mark.parametrize("microbatch", [1, 2])

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 CONTEXT = mp.get_context("forkserver")
@@ -32,6 +32,7 @@ def start() -> None:
 
     It and its workers never see SIGINT: Ctrl-C reaches the whole group, and the driver decides what it means.
     """
+    resource_tracker.ensure_running()  # its own start, which the server's would call, unblocks SIGINT at its end
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()

@@ -1,4 +1,4 @@
-"""The command line: search, report, export, train, show."""
+"""The command line: search, report, export, train, show, prepare."""
 
 import signal
 import sys
@@ -43,7 +43,7 @@ def search(
 
     nursery.start()
     from ..lpa.data import check_fits, open_shards
-    from . import folder, study
+    from . import folder, preparing, study
     from .executor import LocalExecutor, Setup
     from .space import load_space
 
@@ -53,7 +53,8 @@ def search(
     study.check_budget(loaded)
     place = out or Path("runs") / loaded.name
     folder.check_folder(place)
-    shards = open_shards(loaded.proxy.data)
+    with preparing.progress() as watch_data:
+        shards = open_shards(loaded.proxy.data, watch_data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.tokens, loaded.proxy.model)
     with folder.held(place):
         with LocalExecutor(Setup(loaded.proxy, shards.folder), loaded.search.workers) as executor:
@@ -114,10 +115,11 @@ def train(
     """Train a model; the same command goes on where it stopped. Results go to `train` beside CONFIG or to --out."""
     from ..lpa import train as training
     from ..lpa.data import check_fits, open_shards
-    from . import folder, terminal
+    from . import folder, preparing, terminal
 
     loaded = _train_config(config, settings)
-    shards = open_shards(loaded.data)
+    with preparing.progress() as watch_data:
+        shards = open_shards(loaded.data, watch_data)
     check_fits(shards, loaded.data, loaded.tokens, loaded.model)
     epochs = loaded.tokens / shards.tokens["train"]
     if epochs > 1.5:
@@ -154,6 +156,24 @@ def show(what: Annotated[str, typer.Argument(metavar="SPACE|CONFIG|DIR")], setti
         terminal.print_config(_train_config(path, settings))
     else:
         terminal.print_space(load_space(what, settings or []))
+
+
+@app.command()
+def prepare(
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, globs; or stdlib; or hf:NAME.")],
+    out: Annotated[Path, typer.Option(help="Folder of the token shards.")],
+    tokenizer: Annotated[str, typer.Option(metavar="bytes|bpe|FILE", help="FILE: a tokenizer.json.")] = "bytes",
+    vocab_size: Annotated[int | None, typer.Option(help="Tokens of a bpe.")] = None,
+    text_field: Annotated[str, typer.Option(help="Field or column that holds a document.")] = "text",
+) -> None:
+    """Make token shards of text, once for many searches; interrupted, it leaves nothing behind."""
+    from ..lpa.prepare import prepare as write_shards  # nothing on this way imports torch
+    from . import preparing
+
+    config = preparing.config(source, tokenizer, vocab_size, text_field)
+    with preparing.progress() as watch_data:
+        shards = write_shards(config, out, watch_data)
+    preparing.print_shards(shards)
 
 
 def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":

@@ -1,0 +1,133 @@
+"""Text -> token ids: bytes, a byte-level BPE trained on the source, or any tokenizer.json."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from .config import UserError, nearest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END_OF_TEXT = 256
+"""Of bytes: follows every document; the bytes themselves are tokens 0 to 255."""
+BYTE_VOCAB = 257
+FILE = "tokenizer.json"
+"""The tokenizer's name beside its shards."""
+END_WORD = "<|endoftext|>"
+"""The end-of-text token of a BPE that is trained here; the last of its vocabulary."""
+END_WORDS = (END_WORD, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
+"""What other tokenizers call it, the first that is there counts; `end_of_text` names another."""
+
+
+class Encoder(Protocol):
+    """A tokenizer as the shards need it."""
+
+    vocab_size: int
+    """One more than the largest id."""
+    end: int
+    """The token that follows every document."""
+
+    def encode(self, texts: Sequence[bytes]) -> np.ndarray:
+        """(tokens,) uint16, or uint32 where the vocabulary needs it: each text and the end-of-text token after it."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what is needed to decode."""
+        ...
+
+
+def dtype_of(vocab_size: int) -> Literal["uint16", "uint32"]:
+    """The smaller of uint16 and uint32 that holds the ids."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+class Bytes:
+    """Each byte is a token."""
+
+    vocab_size, end = BYTE_VOCAB, END_OF_TEXT
+
+    def encode(self, texts: Sequence[bytes]) -> np.ndarray:
+        """See Encoder."""
+        parts = [np.append(np.frombuffer(text, np.uint8).astype(np.uint16), np.uint16(END_OF_TEXT)) for text in texts]
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
+
+    def save(self, folder: Path) -> None:
+        """Nothing is needed."""
+
+
+class Learned:
+    """A tokenizer of the `tokenizers` library; words that look like special tokens are ordinary text."""
+
+    def __init__(self, tokenizer: "Tokenizer", end: int, source: Path | None = None) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else a later fork prints a warning
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self.tokenizer, self.end, self.source = tokenizer, end, source
+        self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, texts: Sequence[bytes]) -> np.ndarray:
+        """See Encoder. The texts together should be short: an encoding takes some hundred bytes a token."""
+        encodings = self.tokenizer.encode_batch_fast([text.decode("utf-8") for text in texts], add_special_tokens=False)
+        dtype = np.dtype(dtype_of(self.vocab_size))
+        parts = [np.array([*encoding.ids, self.end], dtype) for encoding in encodings]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, an unchanged copy where there is a file."""
+        if self.source is not None:
+            shutil.copyfile(self.source, folder / FILE)
+        else:
+            self.tokenizer.save(str(folder / FILE))
+
+
+def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Learned:
+    """A byte-level BPE (so that every text has tokens) of at most vocab_size tokens, end-of-text included."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((text.decode("utf-8") for text in texts), trainer)
+    tokenizer.add_special_tokens([END_WORD])
+    return Learned(tokenizer, tokenizer.get_vocab(with_added_tokens=True)[END_WORD])
+
+
+def read_tokenizer(path: Path, end_of_text: str | None) -> Learned:
+    """The tokenizer in a tokenizer.json. Raises UserError: no such file, not a tokenizer, no end-of-text token."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(_read(path).decode("utf-8"))
+    except Exception as error:  # the library raises Exception itself
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"data.tokenizer: {path} holds no tokenizer: {' '.join(str(error).split())[:200]}") from None
+    found = tokenizer.get_vocab(with_added_tokens=True)
+    words = END_WORDS if end_of_text is None else (end_of_text,)
+    end = next((found[word] for word in words if word in found), None)
+    if end is None and end_of_text is not None:
+        raise UserError(f"data.end_of_text: '{end_of_text}' is no token of {path}, {nearest(end_of_text, END_WORDS)}")
+    if end is None:
+        raise UserError(f"data.tokenizer: {path} has none of the tokens {' '.join(words)}; name one with end_of_text")
+    return Learned(tokenizer, end, path)
+
+
+def identity(path: Path, end_of_text: str | None) -> str:
+    """What a tokenizer.json adds to the name of the shards."""
+    return f"{hashlib.sha256(_read(path)).hexdigest()} {end_of_text}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"data.tokenizer: {path} cannot be read: {error.strerror}") from None

@@ -1,8 +1,11 @@
 """Text -> token ids: bytes, a byte-level BPE trained on the source, or any tokenizer.json."""
 
 import hashlib
+import json
 import os
+import re
 import shutil
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -23,6 +26,14 @@ END_WORD = "<|endoftext|>"
 """The end-of-text token of a BPE that is trained here; the last of its vocabulary."""
 END_WORDS = (END_WORD, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
 """What other tokenizers call it, the first that is there counts; `end_of_text` names another."""
+
+ASCII_WORD = re.compile(r" ?[A-Za-z]+|'(?:s|t|re|ve|m|ll|d)| ?[^\sA-Za-z0-9]+| ?[0-9]+|\s+(?!\S)|\s+", re.ASCII)
+"""What the `tokenizers` library's ByteLevel cuts ASCII text into before it merges (GPT-2's pattern)."""
+RUN = re.compile(r"\s*\S+|\s+")
+"""Of any text: pieces that this pattern never joins; Python's whitespace is Unicode's and NO_RUN."""
+NO_RUN = re.compile(r"[\x1c-\x1f]")
+CACHE_BYTES = 48 * 2**20
+"""Of remembered words (assumption); about 200,000 words."""
 
 
 class Encoder(Protocol):
@@ -71,13 +82,37 @@ class Learned:
         tokenizer.encode_special_tokens = True
         self.tokenizer, self.end, self.source = tokenizer, end, source
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.dtype = np.dtype(dtype_of(self.vocab_size))
+        self.by_word = _cuts_at_words(tokenizer)
+        self.words, self.words_bytes = dict[str, bytes](), 0
 
     def encode(self, texts: Sequence[bytes]) -> np.ndarray:
         """See Encoder. The texts together should be short: an encoding takes some hundred bytes a token."""
-        encodings = self.tokenizer.encode_batch_fast([text.decode("utf-8") for text in texts], add_special_tokens=False)
-        dtype = np.dtype(dtype_of(self.vocab_size))
-        parts = [np.array([*encoding.ids, self.end], dtype) for encoding in encodings]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype)
+        strings = [text.decode("utf-8") for text in texts]
+        if not self.by_word:
+            return np.frombuffer(b"".join(ids + self._pack([self.end]) for ids in self._library(strings)), self.dtype)
+        words = list[str]()
+        for text in strings:
+            words += _words(text)
+            words.append("")  # stands for end of text
+        self._learn(set(words))
+        return np.frombuffer(b"".join(map(self.words.__getitem__, words)), self.dtype)
+
+    def _learn(self, words: set[str]) -> None:
+        """Remember the ids of these words; the library alone encodes 1.3 MB/s on a core, with remembered words 6 and more."""
+        new = words - self.words.keys()
+        if self.words_bytes > CACHE_BYTES:
+            self.words, self.words_bytes, new = {}, 0, words
+        listed = list(new - {""})
+        self.words.update(zip(listed, self._library(listed), strict=True))
+        self.words[""] = self._pack([self.end])
+        self.words_bytes += sum(200 + 3 * len(word) for word in listed)
+
+    def _library(self, strings: list[str]) -> list[bytes]:
+        return [self._pack(found.ids) for found in self.tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
+
+    def _pack(self, ids: list[int]) -> bytes:
+        return array("H" if self.dtype.itemsize == 2 else "I", ids).tobytes()
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, an unchanged copy where there is a file."""
@@ -85,6 +120,21 @@ class Learned:
             shutil.copyfile(self.source, folder / FILE)
         else:
             self.tokenizer.save(str(folder / FILE))
+
+
+def _cuts_at_words(tokenizer: "Tokenizer") -> bool:
+    """Whether a text's tokens are its words' tokens: GPT-2's way of cutting, nothing normalised, no words of its own."""
+    raw = json.loads(tokenizer.to_str())
+    cutting = raw["pre_tokenizer"] or {}
+    gpt2 = cutting.get("type") == "ByteLevel" and cutting.get("use_regex", True) and not cutting.get("add_prefix_space")
+    plain = raw["normalizer"] is None and all(token["special"] for token in raw["added_tokens"])
+    return bool(gpt2 and plain and raw["model"]["type"] == "BPE")
+
+
+def _words(text: str) -> list[str]:
+    if text.isascii():
+        return ASCII_WORD.findall(text)
+    return [text] if NO_RUN.search(text) else RUN.findall(text)
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Learned:

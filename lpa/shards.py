@@ -75,9 +75,9 @@ def read_shards(folder: Path) -> Shards:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected an object, found a {type(raw).__name__}")
     meta = Meta.parse(raw, str(path))
+    if not set(SPLITS) <= meta.tokens.keys() & meta.text_bytes.keys():
+        raise UserError(f"{path}: tokens and text_bytes need each of {', '.join(SPLITS)}")
     for split in SPLITS:
-        if split not in meta.tokens or split not in meta.text_bytes:
-            raise UserError(f"{path}: tokens and text_bytes need each of {', '.join(SPLITS)}")
         _check_size(folder / f"{split}.bin", meta.tokens[split] * np.dtype(meta.dtype).itemsize)
     return Shards(folder, meta.content or folder.name, meta.tokens, meta.text_bytes, meta.vocab_size, meta.dtype)
 

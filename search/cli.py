@@ -1,4 +1,4 @@
-"""The command line: search, report, export, train, show."""
+"""The command line: search, report, export, train, show, prepare."""
 
 import shlex
 import signal
@@ -54,14 +54,15 @@ def search(
 
 def _search(space: str, out: Path | None, storage: str | None, settings: list[str]) -> None:
     from ..lpa.data import check_fits, open_shards
-    from . import folder, study
+    from . import folder, preparing, study
     from .executor import LocalExecutor, Setup
     from .space import load_space
 
     loaded = load_space(space, settings)
     place = out or Path("runs") / loaded.name
     folder.check_folder(place)
-    shards = open_shards(loaded.proxy.data)
+    with preparing.progress() as watch_data:
+        shards = open_shards(loaded.proxy.data, watch_data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
     with folder.held(place):
         with LocalExecutor(Setup(loaded.proxy, shards.folder), loaded.search.workers) as executor:
@@ -124,10 +125,11 @@ def train(
     """Train a model; the same command goes on where it stopped. Results go to `train` beside CONFIG or to --out."""
     from ..lpa import train as training
     from ..lpa.data import check_fits, open_shards
-    from . import folder, terminal
+    from . import folder, preparing, terminal
 
     loaded = _train_config(config, settings)
-    shards = open_shards(loaded.data)
+    with preparing.progress() as watch_data:
+        shards = open_shards(loaded.data, watch_data)
     check_fits(shards, loaded.data, loaded.steps * loaded.batch_tokens, loaded.model)
     epochs = loaded.tokens / shards.tokens["train"]
     if epochs > 1.5:
@@ -191,6 +193,24 @@ def _draw_coordinates(space: "Space", page: Path) -> None:
     except OSError as error:
         raise UserError(f"--coordinates {page}: {error.strerror}") from None
     typer.echo(f"coordinates: {page}")
+
+
+@app.command()
+def prepare(
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, globs; or stdlib; or hf:NAME.")],
+    out: Annotated[Path, typer.Option(help="Folder of the token shards.")],
+    tokenizer: Annotated[str, typer.Option(metavar="bytes|bpe|FILE", help="FILE: a tokenizer.json.")] = "bytes",
+    vocab_size: Annotated[int | None, typer.Option(help="Tokens of a bpe.")] = None,
+    text_field: Annotated[str, typer.Option(help="Field or column that holds a document.")] = "text",
+) -> None:
+    """Make token shards of text, once for many searches; interrupted, it leaves nothing behind."""
+    from ..lpa.prepare import prepare as write_shards  # nothing on this way imports torch
+    from . import preparing
+
+    config = preparing.config(source, tokenizer, vocab_size, text_field)
+    with preparing.progress() as watch_data:
+        shards = write_shards(config, out, watch_data)
+    preparing.print_shards(shards)
 
 
 def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":

@@ -118,7 +118,7 @@ def print_config(config: TrainConfig) -> None:
     model = config.model
     console.print(
         f"{config.steps:,} steps of {config.batch_tokens:,} tokens ({config.tokens:,} in all) on "
-        f"{config.resolve_device().type}; data: {config.data.source} {' '.join(config.data.text)}", markup=False
+        f"{config.resolve_device().type}; data: {config.data.name}", markup=False
     )  # fmt: skip
     table = _table("", "params", "flops_per_token", "memory_bytes", "ranks", "placement")
     microbatch = config.microbatch or config.batch_size

@@ -1,0 +1,101 @@
+"""Documents -> splits: by the hash of their text, equal ones once, without holding them all."""
+
+import hashlib
+import heapq
+from array import array
+from collections.abc import Iterable, Iterator
+
+SPLITS = ("train", "valid", "test")
+HELD_OUT_PERCENT = 5
+"""Of the documents, by content hash, for validation and as many for test (assumption)."""
+HELD_OUT_BYTES = 32 * 2**20
+"""Validation and test end at so much text each; further documents are trained on (assumption)."""
+KNOWN_DOCUMENTS = 12_000_000
+"""Documents among which repeats are dropped, the first so many; 128 MiB."""
+
+
+def split_of(digest: bytes) -> str:
+    """The split of a document by the SHA-256 of its text."""
+    bucket = int.from_bytes(digest[-4:], "big") % 100
+    return "valid" if bucket < HELD_OUT_PERCENT else "test" if bucket < 2 * HELD_OUT_PERCENT else "train"
+
+
+def by_split(documents: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """(split, document), equal documents once: training's as they come, then each held-out split by hash."""
+    known, held_out = Known(), {split: Sample(HELD_OUT_BYTES) for split in SPLITS if split != "train"}
+    for text in documents:
+        digest = hashlib.sha256(text).digest()
+        if not known.add(digest):
+            continue
+        split = split_of(digest)
+        if split == "train":
+            yield split, text
+        else:
+            for given_up in held_out[split].push(digest, text):
+                yield "train", given_up
+    for split, sample in held_out.items():
+        for text in sample.texts():
+            yield split, text
+
+
+class Known:
+    """The hashes of documents that were met, 8 bytes each, in one open-addressing table; 0 is a free place."""
+
+    def __init__(self) -> None:
+        self.table, self.count = array("Q", bytes(8 * 2**12)), 0
+
+    def add(self, digest: bytes) -> bool:
+        """Whether the document is new; past KNOWN_DOCUMENTS, new ones are not remembered."""
+        key = int.from_bytes(digest[:8]) or 1
+        place = self._place(key)
+        if self.table[place]:
+            return False
+        if self.count < KNOWN_DOCUMENTS:
+            self.table[place] = key
+            self.count += 1
+            if self.count * 4 > len(self.table) * 3:
+                self._grow()
+        return True
+
+    def _place(self, key: int) -> int:
+        table, mask = self.table, len(self.table) - 1
+        place = key & mask
+        while table[place] and table[place] != key:
+            place = (place + 1) & mask
+        return place
+
+    def _grow(self) -> None:
+        before, self.table = self.table, array("Q", bytes(16 * len(self.table)))
+        for key in before:
+            if key:
+                self.table[self._place(key)] = key
+
+
+class Sample:
+    """The documents with the smallest hashes, up to so many bytes: fair whatever the order they come in."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size, self.held = limit, 0, dict[bytes, bytes]()
+        self.largest: list[tuple[int, bytes]] = []
+        self.bar = b"\xff" * 32
+        """A document that was given up is not taken back, nor is any with a larger hash."""
+
+    def push(self, digest: bytes, text: bytes) -> Iterator[bytes]:
+        """Take a document; the ones that are given up for it."""
+        if digest in self.held:
+            return
+        if digest >= self.bar:
+            yield text
+            return
+        self.held[digest] = text
+        self.size += len(text)
+        heapq.heappush(self.largest, (-int.from_bytes(digest), digest))
+        while self.size > self.limit:
+            _, self.bar = heapq.heappop(self.largest)
+            given_up = self.held.pop(self.bar)
+            self.size -= len(given_up)
+            yield given_up
+
+    def texts(self) -> list[bytes]:
+        """The documents in the order of their hashes, so that any prefix is a fair sample."""
+        return [self.held[digest] for digest in sorted(self.held)]

@@ -1,0 +1,208 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lpanas.lpa import splits
+from lpanas.lpa.config import UserError
+from lpanas.lpa.prepare import open_shards, prepare
+from lpanas.lpa.shards import Shards
+from lpanas.lpa.sources import DataConfig
+from lpanas.lpa.splits import SPLITS
+from lpanas.lpa.tokenizer import train_bpe
+from lpanas.search import cli
+from tokenizers import Tokenizer
+
+COMMAND = (sys.executable, "-c", "from lpanas.search.cli import main; main()")
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """The command line in this process: exit code, standard output, standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lpanas", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capfd.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+def page(number: int) -> str:
+    return f"page {number} says: " + "the cat sat on the mat, and é was there. " * (number % 5)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """300 documents in two files, ten of them in both."""
+    for name, numbers in (("a", range(160)), ("b", range(150, 300))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": page(number)}) + "\n" for number in numbers))
+    return tmp_path
+
+
+def source(rows: Path, **options: object) -> DataConfig:
+    return DataConfig.parse({"source": "text", "text": [f"{rows}/*.jsonl"], **options}, "data")
+
+
+def documents(shards: Shards, split: str, end: int) -> list[list[int]]:
+    tokens = shards.split(split).tolist()
+    assert tokens[-1] == end
+    ends = [place for place, token in enumerate(tokens) if token == end]
+    return [tokens[first + 1 : last] for first, last in zip([-1, *ends[:-1]], ends, strict=True)]
+
+
+def test_a_bpe_tokenizes_each_document_once_with_its_end(rows: Path) -> None:
+    shards = open_shards(source(rows, tokenizer="bpe", vocab_size=300))
+    tokenizer = Tokenizer.from_file(str(shards.folder / "tokenizer.json"))
+    found = {split: documents(shards, split, tokenizer.token_to_id("<|endoftext|>")) for split in SPLITS}
+    texts = [tokenizer.decode(ids) for split in SPLITS for ids in found[split]]
+    assert sorted(texts) == sorted(page(number) for number in range(300))
+    for split in SPLITS:
+        assert all(ids == tokenizer.encode(tokenizer.decode(ids)).ids for ids in found[split])
+        assert shards.text_bytes[split] == sum(len(tokenizer.decode(ids).encode()) for ids in found[split])
+        assert shards.tokens[split] == len(shards.split(split))
+    assert shards.vocab_size == tokenizer.get_vocab_size() <= 300
+
+
+def test_the_split_of_a_text_is_the_same_in_every_form_and_tokenizer(rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    for number in range(300):
+        (tmp_path / "pages" / f"{number}.txt").write_text(page(number))
+    folder = open_shards(DataConfig(source="text", text=(f"{tmp_path}/pages",)))
+    lines = open_shards(source(rows))
+    for split in ("valid", "test"):
+        assert folder.split(split).tolist() == lines.split(split).tolist()
+    assert sorted(documents(folder, "train", 256)) == sorted(documents(lines, "train", 256))
+
+
+def test_names_do_not_matter_but_text_field_tokenizer_and_content_do(rows: Path, tmp_path: Path) -> None:
+    one = open_shards(source(rows)).content
+    other = {open_shards(source(rows, tokenizer="bpe", vocab_size=size)).content for size in (280, 290)}
+    (rows / "a.jsonl").rename(rows / "c.jsonl")
+    assert open_shards(source(rows)).content == one
+    with open(rows / "c.jsonl", "a") as file:
+        file.write('{"text": "one more"}\n')
+    assert len({one, open_shards(source(rows)).content} | other) == 4
+
+
+def test_a_tokenizer_file_is_used_as_it_is(rows: Path, tmp_path: Path) -> None:
+    bpe = open_shards(source(rows, tokenizer="bpe", vocab_size=300))
+    shards = open_shards(source(rows, tokenizer=str(bpe.folder / "tokenizer.json")))
+    assert shards.content != bpe.content
+    for split in SPLITS:
+        assert np.array_equal(shards.split(split), bpe.split(split))
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer(rows: Path) -> None:
+    """The same probability of the whole split gives the same figure, however many tokens it is spread over."""
+    nats = 1234.5
+    for config in (source(rows), source(rows, tokenizer="bpe", vocab_size=300)):
+        shards = open_shards(config)
+        size = shards.text_bytes["valid"]
+        found = shards.bits_per_byte(nats / shards.tokens["valid"], "valid")
+        assert found == pytest.approx(nats / np.log(2) / size)
+
+
+def test_the_command_prints_the_splits_and_what_to_write(rows: Path, tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "out"
+    code, shown, err = call("prepare", rows, "--out", out, "--tokenizer", "bpe", "--vocab-size", 280)
+    assert (code, err) == (0, "")
+    shards = open_shards(DataConfig(source="shards", shards=str(out)))
+    for split in SPLITS:
+        tokens, size = shards.tokens[split], shards.text_bytes[split]
+        assert f"{split} {tokens:,} {size:,} {size / tokens:.3f}" in " ".join(shown.split())
+    assert f"data: {{source: shards, shards: {out}}}" in shown
+    assert call("prepare", rows / "*.jsonl", "--out", out, "--tokenizer", "bpe", "--vocab-size", 280) == (0, shown, "")
+    assert sorted(path.name for path in out.iterdir()) == ["meta.json", "test.bin", "tokenizer.json", "train.bin", "valid.bin"]
+
+
+MISTAKES = {
+    ("nowhere",): "data.text: no file matches 'nowhere'",
+    ("stdlib", "a"): "'stdlib' stands alone, found 2 sources",
+    (".", "--tokenizer", "bpe"): "vocab_size: 'tokenizer: bpe' and its number of tokens go together",
+    (".", "--tokenizer", "bpe", "--vocab-size", "100"): "vocab_size: expected",
+    (".", "--tokenizer", "none.json"): "data.tokenizer: none.json cannot be read: No such file or directory",
+    (".", "--text-field", "txt"): "no text field 'txt', did you mean 'text'?",
+    (): "Missing argument 'SOURCE...'.",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    words: tuple[str, ...], rows: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rows)
+    code, out, err = call("prepare", *words, "--out", "made")
+    assert (code, out) == (2, "")
+    assert err.startswith("lpanas: ")
+    assert len(err.splitlines()) == 1
+    assert MISTAKES[words] in err
+    assert sorted(os.listdir()) == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=r"holds 'thesis\.tex'; expected a new or empty folder"):
+        prepare(source(rows), tmp_path / "mine")
+    prepare(source(rows), tmp_path / "out")
+    with pytest.raises(UserError, match="holds shards of another text or tokenizer"):
+        prepare(source(rows, tokenizer="bpe", vocab_size=280), tmp_path / "out")
+    with pytest.raises(UserError, match=r"--out .*a\.jsonl: Not a directory"):
+        prepare(source(rows), rows / "a.jsonl")
+    with pytest.raises(UserError, match="/proc/nothing: cannot be written"):
+        prepare(source(rows), Path("/proc/nothing"))
+    (tmp_path / "empty").mkdir()
+    assert prepare(source(rows), tmp_path / "empty").tokens["train"]
+
+
+def test_an_interrupted_prepare_leaves_nothing_and_a_killed_one_is_tidied_up(tmp_path: Path) -> None:
+    with open(tmp_path / "a.jsonl", "w") as file:
+        for seed in range(12_000):
+            file.write(json.dumps({"text": random.Random(seed).randbytes(1000).hex()}) + "\n")
+    train_bpe([b"a few words"], 260).save(tmp_path)
+    out = tmp_path / "made" / "out"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        words = ("prepare", tmp_path / "a.jsonl", "--out", out, "--tokenizer", tmp_path / "tokenizer.json")
+        process = subprocess.Popen([*COMMAND, *map(str, words)], stderr=subprocess.PIPE, text=True)
+        limit = time.monotonic() + 60
+        while not any(path.stat().st_size for path in out.parent.glob(".draft-*/train.bin")):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert not out.exists()
+        if number != signal.SIGKILL:
+            assert process.returncode == 130
+            assert len(err.splitlines()) <= 1
+            assert list(out.parent.iterdir()) == []
+    (left,) = out.parent.iterdir()
+    assert left.name.startswith(".draft-")
+    (tmp_path / "small.txt").write_text("few words")
+    prepare(DataConfig(source="text", text=(f"{tmp_path}/small.txt",)), out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_preparing_does_not_import_torch() -> None:
+    code = "import lpanas.search.cli, lpanas.search.preparing, lpanas.lpa.prepare, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_held_out_text_is_capped(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = open_shards(source(rows))
+    monkeypatch.setattr(splits, "HELD_OUT_BYTES", 400)
+    capped = prepare(source(rows), rows / "out")
+    assert 0 < capped.text_bytes["valid"] <= 400 < whole.text_bytes["valid"]
+    assert sum(capped.text_bytes.values()) == sum(whole.text_bytes.values())
+    assert whole.split("valid").tolist()[: capped.tokens["valid"]] == capped.split("valid").tolist()

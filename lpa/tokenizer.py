@@ -101,7 +101,7 @@ class Learned:
         return np.frombuffer(b"".join(map(self.words.__getitem__, words)), self.dtype)
 
     def _learn(self, words: set[str]) -> None:
-        """Remember the ids of these words; the library alone is a quarter as fast (tests/benchmarks/prepare.py)."""
+        """Remember the ids of these words; see tests/benchmarks/prepare.py."""
         new = words - self.words.keys()
         if self.words_bytes > CACHE_BYTES:
             self.words, self.words_bytes, new = dict[str, bytes](), 0, words

@@ -157,10 +157,7 @@ def show(
     what: Annotated[str, typer.Argument(metavar="SPACE|CONFIG|DIR")],
     coordinates: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PAGE",
-            help="Draw the scale of a space's activations at four widths.",
-        ),
+        typer.Option(metavar="PAGE", help="Draw the scale of a space's activations at four widths."),
     ] = None,
     settings: Settings = None,
 ) -> None:
@@ -208,8 +205,11 @@ def prepare(
     from . import preparing
 
     config = preparing.config(source, tokenizer, vocab_size, text_field)
-    with preparing.progress() as watch_data:
-        shards = write_shards(config, out, watch_data)
+    try:
+        with preparing.progress() as watch_data:
+            shards = write_shards(config, out, watch_data)
+    except KeyboardInterrupt:
+        raise typer.Exit(_say("stopped; nothing was left behind", 130)) from None
     preparing.print_shards(shards)
 
 

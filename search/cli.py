@@ -56,7 +56,7 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
     from ..lpa.data import check_fits, open_shards
     from . import folder, preparing, study
     from .executor import LocalExecutor, Setup
-    from .space import load_space
+    from .presets import load_space
 
     loaded = load_space(space, settings)
     place = out or Path("runs") / loaded.name
@@ -163,8 +163,8 @@ def show(
 ) -> None:
     """Say what a space or a config would run and cost, or what a study has found."""
     from . import terminal
+    from .presets import load_space
     from .results import read_study
-    from .space import load_space
 
     path = Path(what)
     if path.is_dir():
@@ -215,7 +215,7 @@ def prepare(
 
 def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":
     from ..lpa.train import TrainConfig
-    from .space import with_shapes
+    from .presets import with_shapes
 
     raw = override(read_yaml(path), settings or [])
     return TrainConfig.parse(with_shapes(raw, f"{path}: ", "model"), str(path))

@@ -8,9 +8,10 @@ from ..lpa.config import UserError, dump_yaml, first_mistake
 from ..lpa.files import replace_text
 from ..lpa.model import ModelConfig
 from ..lpa.train import TrainConfig
+from .presets import named_shape
 from .proxy import Record
 from .results import Results
-from .space import Candidate, Space, named_shape
+from .space import Candidate, Space
 
 
 def export(found: Results, record: Record, out: Path, shape: str | None = None) -> Path:

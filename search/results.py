@@ -13,8 +13,9 @@ from ..lpa.files import replace_text
 from . import noise, pareto
 from .folder import DATABASE, RECORDS, SPACE, storage_url, study_name
 from .ledger import NOISE, SEARCH, Ledger, open_ledger
+from .presets import parse_space
 from .proxy import Record
-from .space import Space, parse_space
+from .space import Space
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import torch
 from hypothesis import settings
 from lpanas.lpa.data import DataConfig, Shards, open_shards
 from lpanas.lpa.model import ModelConfig
+from lpanas.search import cli
 from lpanas.search.executor import LocalExecutor, Setup
-from making import tiny_space
+from making import Call, tiny_space
 from optuna.storages import RDBStorage
 
 settings.register_profile("lpanas", deadline=None, max_examples=30, derandomize=True)
@@ -72,3 +74,17 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(tables: Path, tmp_path: Path) -> str:
     """A database without a study."""
     return f"sqlite:///{shutil.copy(tables, tmp_path)}"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """The command line in this process: exit code, standard output, standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lpanas", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capfd.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run

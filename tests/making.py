@@ -1,8 +1,15 @@
 """A space, jobs and records so small that a test can follow them by hand."""
 
+import signal
+from collections.abc import Callable
+
 from lpanas.lpa.config import override, parse_yaml
+from lpanas.search.presets import parse_space
 from lpanas.search.proxy import Job, Measured, Record
-from lpanas.search.space import Candidate, Space, parse_space
+from lpanas.search.space import Candidate, Space
+
+Call = Callable[..., tuple[int, str, str]]
+"""The command line: words -> exit code, standard output, standard error."""
 
 TINY = """
 name: tiny
@@ -22,6 +29,11 @@ vary:
 arms: {attention: 1/4, ffn: 1/2}
 search: {trials: 6, noise_seeds: 2, workers: 1}
 """
+
+
+def hear_interrupts() -> None:
+    """A child of a background job would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tiny_space(*settings: str) -> Space:

@@ -1,30 +1,11 @@
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from lpanas.lpa.data import DataConfig
-from lpanas.search import cli
-from making import TINY
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """The command line in this process: exit code, standard output, standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lpanas", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return run
+from making import TINY, Call
 
 
 @pytest.fixture
@@ -143,10 +124,6 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
     assert (code, err) == (0, "")
     for text in ("The reference arms", "The front", "Winner", "Smallest difference", str(out / "report.html")):
         assert text in screen
-
-    changed = call("search", space, "--out", out, "--set", "proxy.optim.lr=1e-3")
-    assert changed[0] == 2
-    assert "proxy.optim.lr (0.01 there, 0.001 here) differs" in changed[2]
 
     again = call("search", space, "--out", out)
     assert again == (0, screen, "")

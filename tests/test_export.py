@@ -7,8 +7,9 @@ from lpanas.lpa.model import Decoder
 from lpanas.lpa.placement import Placement
 from lpanas.lpa.train import TrainConfig
 from lpanas.search.export import export, retarget
+from lpanas.search.presets import load_space
 from lpanas.search.results import Results
-from lpanas.search.space import ARMS, load_space
+from lpanas.search.space import ARMS
 from making import arm_records, ended, job, tiny_space
 
 SPACE = tiny_space("vary.bands=2", "vary.rebalance=[none, params]", "vary.factor_activation=[none, silu]")

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +16,10 @@ from lpanas.lpa.shards import Shards
 from lpanas.lpa.sources import DataConfig
 from lpanas.lpa.splits import SPLITS
 from lpanas.lpa.tokenizer import train_bpe
-from lpanas.search import cli
+from making import Call, hear_interrupts
 from tokenizers import Tokenizer
 
 COMMAND = (sys.executable, "-c", "from lpanas.search.cli import main; main()")
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """The command line in this process: exit code, standard output, standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lpanas", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capfd.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return run
 
 
 def page(number: int) -> str:
@@ -174,7 +158,7 @@ def test_an_interrupted_prepare_leaves_nothing_and_a_killed_one_is_tidied_up(tmp
     out = tmp_path / "made" / "out"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         words = ("prepare", tmp_path / "a.jsonl", "--out", out, "--tokenizer", tmp_path / "tokenizer.json")
-        process = subprocess.Popen([*COMMAND, *map(str, words)], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*COMMAND, *map(str, words)], stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
         limit = time.monotonic() + 60
         while not any(path.stat().st_size for path in out.parent.glob(".draft-*/train.bin")):
             assert process.poll() is None

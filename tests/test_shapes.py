@@ -2,7 +2,7 @@ import pytest
 import torch
 from lpanas.lpa.cost import cost
 from lpanas.lpa.model import Decoder
-from lpanas.search.space import named_shape, shapes
+from lpanas.search.presets import named_shape, shapes
 
 LPA = {
     "lpa-130m": ({"dense": 134.1, "attention=1/6": 115.3, "ffn=1/2": 116.4, "attention=1/6 ffn=1/2": 97.6}, (128, 384)),

@@ -35,6 +35,7 @@ def search(
     space: Annotated[str, typer.Argument(metavar="SPACE", help="A preset's name or a YAML file.")],
     out: Out = None,
     trials: Annotated[int | None, typer.Option(help="Candidates to train, the four arms included.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")] = None,
     minutes: Annotated[float | None, typer.Option(help="No new run starts after this long.")] = None,
     workers: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
     storage: Storage = None,
@@ -43,7 +44,7 @@ def search(
     """Search a space; the same command goes on where it stopped. Results go to runs/NAME or to --out."""
     from . import nursery
 
-    budget = {"trials": trials, "minutes": minutes, "workers": workers}
+    budget = {"trials": trials, "tokens": tokens, "minutes": minutes, "workers": workers}
     flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
     try:
         with nursery.running():  # it imports what workers need while the driver imports its own

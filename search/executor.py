@@ -4,12 +4,12 @@ import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 
@@ -37,6 +37,25 @@ class Worker:
     pipe: Connection
     slot: int
     job: Job | None = None
+
+
+class Executor(Protocol):
+    """What the driver needs of a place where runs execute."""
+
+    @property
+    def idle(self) -> int:
+        """Workers without a job."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to an idle worker."""
+
+    def answer(self, run: str, go_on: bool) -> None:
+        """Tell a run that waits at a rung whether it goes on."""
+
+    def wait(self, seconds: float | None = None) -> Iterator[Advanced | Record]:
+        """What the workers have to tell, as soon as one has anything, or nothing after `seconds`."""
+        ...
 
 
 class LocalExecutor:
@@ -77,6 +96,12 @@ class LocalExecutor:
         worker.job = job
         with suppress(OSError):  # it has died: wait() reports that
             worker.pipe.send(job)
+
+    def answer(self, run: str, go_on: bool) -> None:
+        """Tell a run that waits at a rung whether it goes on."""
+        worker = next(worker for worker in self.workers if worker.job is not None and worker.job.run == run)
+        with suppress(OSError):  # it has died: wait() reports that
+            worker.pipe.send(go_on)
 
     def wait(self, seconds: float | None = None) -> Iterator[Advanced | Record]:
         """What the workers have to tell, as soon as one has anything, or nothing after `seconds`."""
@@ -130,15 +155,21 @@ def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = lease
     shards = read_shards(setup.shards)
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        for message in run_proxy(job, setup.config, shards):
-            pipe.send(message)
-            if lease is not None and isinstance(message, Record) and message.status == "failed":
+    with suppress(EOFError):  # the driver has gone
+        while True:
+            status = _train(pipe, run_proxy(pipe.recv(), setup.config, shards))
+            if lease is not None and status == "failed":
                 return  # an error may have left the GPU's context broken: the next run gets a fresh process
+
+
+def _train(pipe: Connection, run: Generator[Advanced | Record, bool | None]) -> str:
+    """Tell all that a run tells, and let it hear the driver's word at its rungs; how it ended."""
+    message = next(run)
+    while isinstance(message, Advanced):
+        pipe.send(message)
+        message = run.send(pipe.recv() if message.at_rung else None)
+    pipe.send(message)
+    return message.status
 
 
 def _end_with_parent() -> None:

@@ -22,7 +22,7 @@ def export(found: Results, record: Record, out: Path, shape: str | None = None) 
     """
     space = found.space if shape is None else retarget(found.space, shape)
     try:
-        candidate = space.arm(record.arm) if record.arm else space.candidate(record.params)
+        candidate = _rebuilt(space, record)
     except ValueError as error:
         reason = first_mistake(ModelConfig, error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"--target {shape}: {reason}") from None
@@ -32,6 +32,13 @@ def export(found: Results, record: Record, out: Path, shape: str | None = None) 
     path = folder / "train.yaml"
     replace_text(path, dump_yaml(config, _head(found, record, space, candidate, config)))
     return path
+
+
+def _rebuilt(space: Space, record: Record) -> Candidate:
+    """The candidate of a record, in a space that may have another target."""
+    if record.arm is not None:
+        return space.arm(record.arm)
+    return space.candidate(record.params) if record.listed is None else space.listed(record.listed)
 
 
 def retarget(space: Space, shape: str) -> Space:

@@ -99,7 +99,7 @@ class Ledger:
         if record.status == "complete":
             self.studies[kind].tell(number, record.values(self.objectives[kind]))
         else:
-            self.studies[kind].tell(number, state=TrialState.FAIL)
+            self.studies[kind].tell(number, state=TrialState.PRUNED if record.status == "pruned" else TrialState.FAIL)
 
 
 def open_ledger(space: Space, url: str, name: str, *, create: bool = True) -> Ledger:

@@ -1,11 +1,13 @@
 """The noise of a proxy, from several seeds of one arm, and the smallest difference that it can resolve."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
+
+from .proxy import Record
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,8 @@ def measure(losses_nats: Sequence[float]) -> Noise | None:
     std = float(np.std(losses_nats, ddof=1))
     resolvable = float(stdtrit(n - 1, 0.975)) * math.sqrt(2) * std
     return Noise(n, float(np.mean(losses_nats)), std, resolvable)
+
+
+def at(seeds: Iterable[Record], tokens: int) -> Noise | None:
+    """The noise at a token count, of the seeds of one arm that were evaluated there."""
+    return measure([loss for record in seeds for there, loss in record.curve if there == tokens])

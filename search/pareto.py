@@ -24,3 +24,18 @@ def knee(points: np.ndarray) -> int:
     low, high = points.min(axis=0), points.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     return int(((points - low) / span).sum(axis=1).argmin())
+
+
+def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
+    """The volume between the points and a reference that is worse than they: what lies in no box from a row to the reference
+    does not count, nor do rows with a NaN. points: (n, m); reference: (m,). By slices along the last column."""
+    inside = points[np.all(points < reference, axis=1)]  # a comparison with NaN is false
+    front = inside[non_dominated(inside)]
+    if not len(front):
+        return 0.0
+    if front.shape[1] == 1:
+        return float(reference[0] - front.min())
+    front = front[front[:, -1].argsort(kind="stable")]
+    depths = np.diff(front[:, -1], append=reference[-1])
+    slices = (hypervolume(front[: n + 1, :-1], reference[:-1]) * depth for n, depth in enumerate(depths) if depth > 0)
+    return sum(slices, 0.0)

@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,15 @@ from ..lpa.config import Config
 from ..lpa.data import Shards
 from ..lpa.model import ModelConfig
 from ..lpa.train import DivergedError, TrainConfig, train
+from .budget import Listed
+
+
+class Refusal(Config):
+    """A proposal that is not trained."""
+
+    params: dict[str, str]
+    why: str
+    """`repeated: trial-7`, or the limit that it breaks: `params`."""
 
 
 class Job(Config):
@@ -33,7 +42,13 @@ class Job(Config):
     costs: dict[str, int]
     """At the target, by name."""
     feasible: bool = True
-    """Whether the costs keep to the space's limits (only an arm is trained when they do not)."""
+    """Whether the costs keep to the space's limits (only arms and listed placements are trained when they do not)."""
+    listed: Listed | None = None
+    """The user's words, if it is a placement that was asked for."""
+    rungs: tuple[int, ...] = ()
+    """Tokens at which the driver is asked whether the run goes on."""
+    refused: tuple[Refusal, ...] = ()
+    """Proposals that were not trained, since the job before this one."""
 
     @property
     def placement(self) -> str:
@@ -61,7 +76,8 @@ class Measured(Config):
 class Record(Job):
     """A run that has ended, however it ended."""
 
-    status: Literal["complete", "diverged", "failed"]
+    status: Literal["complete", "pruned", "diverged", "failed"]
+    """pruned: stopped at a rung."""
     reason: str = ""
     """Why, when it is not complete."""
     loss_nats: float | None = None
@@ -69,7 +85,7 @@ class Record(Job):
     bits_per_byte: float | None = None
     """The same as bits a byte of text."""
     tokens: int = 0
-    """Trained on."""
+    """Trained on, however it ended."""
     curve: tuple[tuple[int, float], ...] = ()
     """(tokens, validation loss_nats) at every evaluation."""
     measured: Measured | None = None
@@ -95,27 +111,47 @@ class Advanced:
     run: str
     tokens: int
     loss_nats: float
+    at_rung: bool
+    """Whether it waits to be told to go on or to stop."""
 
 
-def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Iterator[Advanced | Record]:
-    """Train a job's model as `config` says: an Advanced at every evaluation, and its Record last.
+@dataclass(frozen=True)
+class Known:
+    """A run, under way or ended, and what it has shown so far."""
+
+    job: Job
+    losses: Mapping[int, float]
+    """Validation loss, nats, by tokens trained on."""
+    ended: bool
+
+    def values(self, objectives: Iterable[str], tokens: int) -> list[float]:
+        """Its objectives after so many tokens, at which it was evaluated."""
+        return [self.losses[tokens] if name == "loss_nats" else float(self.job.costs[name]) for name in objectives]
+
+
+def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Generator[Advanced | Record, bool | None]:
+    """Train a job's model as `config` says: an Advanced at every evaluation, and its Record last. One that is sent False at
+    a rung stops there.
 
     A run that diverges, runs out of memory or meets an error of torch's is a record with its reason.
     """
     config = config.change(model=job.model, seed=job.seed)
+    config = config.change(eval_steps=tuple(tokens // config.batch_tokens for tokens in job.rungs))
     device = config.resolve_device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started, clock = time.time(), time.perf_counter()
     curve: list[tuple[int, float]] = []
-    status: Literal["complete", "diverged", "failed"] = "complete"
-    reason, train_seconds = "", 0.0
+    status: Literal["complete", "pruned", "diverged", "failed"] = "complete"
+    reason, train_seconds, tokens = "", 0.0, 0
     try:
         for progress in train(config, shards):
-            train_seconds = progress.seconds
+            train_seconds, tokens = progress.seconds, progress.tokens
             if progress.valid_loss_nats is not None:
-                curve.append((progress.tokens, progress.valid_loss_nats))
-                yield Advanced(job.run, progress.tokens, progress.valid_loss_nats)
+                curve.append((tokens, progress.valid_loss_nats))
+                if (yield Advanced(job.run, tokens, progress.valid_loss_nats, tokens in job.rungs)) is False:
+                    status, reason = "pruned", f"behind at {tokens:,} tokens"
+                    break
     except DivergedError as error:
         status, reason = "diverged", str(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -134,7 +170,7 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Iterator[Advance
         reason=reason,
         loss_nats=loss,
         bits_per_byte=None if loss is None else shards.bits_per_byte(loss, "valid"),
-        tokens=curve[-1][0] if curve else 0,
+        tokens=tokens,
         curve=tuple(curve),
         measured=Measured(
             device=device_name(device),

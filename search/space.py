@@ -18,20 +18,15 @@ from ..lpa.linear import FactorActivation
 from ..lpa.model import ModelConfig
 from ..lpa.placement import ATTENTION, FFN, Placement, Rank, parse_projections, parse_rank, rank_text
 from ..lpa.train import TrainConfig
+from .budget import Budget, Listed, RankChoice
+from .rungs import rung_steps
 
 COSTS = ("flops_per_token", "params", "memory_bytes")
-ARMS = ("dense", "attention", "ffn", "both")
 LIMIT = r"(\d+\.?\d*(?:[eE][-+]?\d+)?)(?: ?x ?dense)?"
 ENUMERATED = 4096
 """Spaces up to this size are looked at point by point, larger ones by this many random points."""
 PROBED = 200
 """Points that are tried, besides the corners, before limits count as contradictory."""
-
-
-def _rank_choice(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"expected 'dense' or a fraction such as 1/4, found {value}")
-    return rank_text(parse_rank(value))
 
 
 def _limit(value: object) -> str:
@@ -41,8 +36,6 @@ def _limit(value: object) -> str:
     return text
 
 
-RankChoice = Annotated[str, BeforeValidator(_rank_choice)]
-"""`dense` or a fraction of full rank, as rank_text writes it."""
 Limit = Annotated[str, BeforeValidator(_limit)]
 """`1.0 x dense`, or a number."""
 
@@ -113,20 +106,6 @@ class Target(Config):
         return self
 
 
-class Budget(Config):
-    """How the search proposes and when it ends; these may change from one call to the next."""
-
-    sampler: Literal["tpe", "random"] = "tpe"
-    trials: Annotated[int, Field(ge=len(ARMS))] = 40
-    """Candidates to train, the four arms included."""
-    noise_seeds: Annotated[int, Field(ge=2)] = 4
-    """Seeds of the dense arm, from which the noise is measured; the first is the arm's own run."""
-    minutes: Annotated[float, Field(gt=0)] | None = None
-    """No new run starts after this long."""
-    workers: Annotated[int, Field(gt=0)] | None = None
-    """Runs at a time; one a GPU, or one a core on a CPU, when left out."""
-
-
 class Space(Config):
     """What may vary, what is fixed, what is minimised."""
 
@@ -159,8 +138,28 @@ class Space(Config):
         for name in self.limits:
             if name not in COSTS:
                 raise ValueError(f"limits.{name}: unknown cost, {nearest(name, COSTS)}")
+        self._check_search()
         self._check_feasible()
         return self
+
+    def _check_search(self) -> None:
+        """The rungs lie before the end, and every listed placement can be built."""
+        try:
+            _ = self.rungs
+        except ValueError as error:
+            raise ValueError(f"search.rungs: {error}") from None
+        for place, listed in enumerate(self.search.placements):
+            try:
+                self.listed(listed)
+            except ValueError as error:
+                reason = first_mistake(ModelConfig, error) if isinstance(error, ValidationError) else str(error)
+                raise ValueError(f"search.placements.{place}: {reason}") from None
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The training tokens at which a run is judged, ascending, its end not among them."""
+        steps = rung_steps(self.proxy.steps, self.search.eta, self.search.rungs)
+        return tuple(step * self.proxy.batch_tokens for step in steps)
 
     def _check_ranks(self, where: str, model: ModelConfig) -> None:
         """Every rank saves something, and two choices never come down to one rank."""
@@ -188,6 +187,10 @@ class Space(Config):
         factor = re.match(LIMIT, self.limits[name])
         assert factor is not None
         return float(factor[1]) * (self.dense_costs[name] if "dense" in self.limits[name] else 1)
+
+    def broken(self, costs: Mapping[str, int]) -> list[str]:
+        """The limits that are broken at such costs."""
+        return [name for name in self.limits if costs[name] > self.limit(name)]
 
     def _check_feasible(self) -> None:
         probes = chain(self.corners(), islice(self.points(Random(self.seed)), PROBED))
@@ -260,16 +263,22 @@ class Space(Config):
             if name in (group, "both")
             for projection in projections
         }
-        candidate = self._candidate({}, [ranks] * self.vary.bands, "none", "none")
-        return self._with_params(candidate, ranks)
+        return self._at_its_point([ranks], "none", "none")
 
-    def _with_params(self, candidate: "Candidate", ranks: Mapping[str, Rank]) -> "Candidate":
-        params = {"rebalance": "none", "factor_activation": "none"}
+    def listed(self, listed: Listed) -> "Candidate":
+        """A placement that the user asks for; with its parameters where the space has such a point."""
+        return self._at_its_point(listed.bands, listed.rebalance, listed.factor_activation)
+
+    def _at_its_point(self, bands: Sequence[Mapping[str, Rank]], rule: Any, activation: Any) -> "Candidate":
+        """The candidate, with its parameters where the space has such a point."""
+        candidate = self._candidate({}, bands, rule, activation)
+        params = {"rebalance": rule, "factor_activation": activation}
         for group in self.vary.ranks:
-            texts = {rank_text(ranks.get(name)) for name in parse_projections(group)}
             for band in range(self.vary.bands):
+                ranks = bands[band * len(bands) // self.vary.bands]
+                texts = {rank_text(ranks.get(name)) for name in parse_projections(group)}
                 params[_rank_key(group, band, self.vary.bands)] = min(texts)
-        params = {name: params[name] for name in self.distributions}
+        params = {name: params[name] for name in self.choices}
         inside = all(value in self.choices[name] for name, value in params.items())
         if not inside or self.candidate(params).proxy != candidate.proxy:
             return candidate
@@ -285,8 +294,7 @@ class Space(Config):
                 placed = model
             models.append(rebalance(placed, rule))
         costs = self._cost(models[1])
-        feasible = all(costs[name] <= self.limit(name) for name in self.limits)
-        return Candidate(params, models[0], models[1], costs, feasible)
+        return Candidate(params, models[0], models[1], costs, not self.broken(costs))
 
     def _cost(self, target: ModelConfig) -> dict[str, int]:
         figures = cost(target, self.target.microbatch).asdict()

@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from ..lpa.config import UserError
-from .executor import LocalExecutor
+from . import noise
+from .budget import ARMS
+from .executor import Executor
 from .ledger import NOISE, SEARCH, Ledger
 from .propose import Proposer
-from .proxy import Advanced, Job, Record
-from .space import ARMS, Candidate, Space
+from .proxy import Advanced, Job, Known, Record
+from .rungs import goes_on
+from .space import Candidate, Space
 
 MOST_LOST = 3
 """Workers that may die before any run has ended, until the search gives up (assumption)."""
@@ -33,8 +38,8 @@ class State:
     noise: list[Record]
     """Of further seeds of the dense arm."""
     running: dict[str, Job] = field(default_factory=dict)
-    latest: dict[str, Advanced] = field(default_factory=dict)
-    """The last evaluation of each running job."""
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    """The validation losses of each running job so far, nats, by tokens."""
     started: float = field(default_factory=time.monotonic)
     done_before: int = 0
     """Runs that earlier calls had ended."""
@@ -51,6 +56,18 @@ class State:
         return self.lost[lost.run] < 2
 
     @property
+    def known(self) -> list[Known]:
+        """What candidates have shown, those under way included."""
+        ended = [Known(record, dict(record.curve), ended=True) for record in self.records]
+        under_way = [job for job in self.running.values() if job.run.startswith(SEARCH)]
+        return ended + [Known(job, self.curves.get(job.run, {}), ended=False) for job in under_way]
+
+    @property
+    def tokens(self) -> int:
+        """Trained on in all runs that have ended."""
+        return sum(record.tokens for record in (*self.records, *self.noise))
+
+    @property
     def planned(self) -> int:
         """Runs that the search will have when it ends."""
         return self.space.search.trials + self.space.search.noise_seeds - 1
@@ -61,15 +78,15 @@ class State:
         return len(self.records) + len(self.noise)
 
 
-def search(space: Space, ledger: Ledger, executor: LocalExecutor, watch: Watcher) -> State:
-    """Train the four arms, the noise seeds and as many proposals as the budget has. Raises KeyboardInterrupt as it comes:
-    what has ended by then is in the ledger, what has not is trained again by the next call."""
+def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher) -> State:
+    """Train the four arms, the noise seeds, what the user lists and as many proposals as the budget has. Raises
+    KeyboardInterrupt as it comes: what has ended by then is in the ledger, what has not is trained again by the next call."""
     state = State(space, ledger.records(SEARCH), ledger.records(NOISE))
     state.done_before = state.done
     jobs = _jobs(space, ledger, state)
     more = True
     while True:
-        while more and executor.idle and not _out_of_time(space, state):
+        while more and executor.idle and not _is_spent(space, state):
             job = next(jobs, None)
             if job is None:
                 more = False
@@ -81,14 +98,33 @@ def search(space: Space, ledger: Ledger, executor: LocalExecutor, watch: Watcher
         watch(state)
         for message in executor.wait(1.0):
             if isinstance(message, Advanced):
-                state.latest[message.run] = message
+                state.curves.setdefault(message.run, {})[message.tokens] = message.loss_nats
+                if message.at_rung:
+                    executor.answer(message.run, _goes_on(state, state.running[message.run], message.tokens))
             elif message.measured is None and state.is_to_be_tried_again(message):
+                state.curves.pop(message.run, None)
                 executor.submit(state.running[message.run])
             else:
                 ledger.tell(message)
                 del state.running[message.run]
-                state.latest.pop(message.run, None)
+                state.curves.pop(message.run, None)
                 (state.noise if message.run.startswith(NOISE) else state.records).append(message)
+
+
+def _goes_on(state: State, job: Job, tokens: int) -> bool:
+    """Whether a run that has come to a rung is trained on: arms, noise seeds and listed placements always, a proposal unless it
+    is clearly behind all that ever came there."""
+    if job.arm is not None or job.listed is not None or job.run.startswith(NOISE):
+        return True
+    dense = [record for record in state.records if record.arm == "dense"]
+    doubt = noise.at([*dense, *state.noise], tokens)
+    if doubt is None:
+        return True
+    there = [run for run in state.known if tokens in run.losses]
+    points = np.array([run.values(state.space.objectives, tokens) for run in there])
+    feasible = np.array([run.job.feasible for run in there])
+    newcomer = next(place for place, run in enumerate(there) if run.job.run == job.run)
+    return goes_on(points, feasible, newcomer, state.space.search.eta, doubt.resolvable_nats)
 
 
 def _jobs(space: Space, ledger: Ledger, state: State) -> Iterator[Job]:
@@ -97,41 +133,47 @@ def _jobs(space: Space, ledger: Ledger, state: State) -> Iterator[Job]:
     recovered = ledger.recover()
     for job in [*state.records, *(job for job in recovered if job.run.startswith(SEARCH))]:
         proposer.count(job)
+
+    def written(kind: str, candidate: Candidate, **of: object) -> Job:
+        job = _job(space, f"{kind}-{ledger.count(kind)}", candidate).change(**of)
+        ledger.add(kind, job)
+        if kind == SEARCH:
+            proposer.count(job)
+        return job
+
     yield from recovered
     for arm in ARMS[ledger.count(SEARCH) :]:
-        job = _job(space, f"{SEARCH}-{ledger.count(SEARCH)}", space.arm(arm), arm=arm)
-        ledger.add(SEARCH, job)
-        proposer.count(job)
-        yield job
+        yield written(SEARCH, space.arm(arm), arm=arm)
     while ledger.count(NOISE) < space.search.noise_seeds - 1:
-        number = ledger.count(NOISE)
-        job = _job(space, f"{NOISE}-{number}", space.arm("dense"), seed=space.seed + number + 1)
-        ledger.add(NOISE, job)
-        yield job
+        yield written(NOISE, space.arm("dense"), seed=space.seed + ledger.count(NOISE) + 1)
+    for listed in space.search.placements:
+        candidate = space.listed(listed)
+        if proposer.is_new(candidate) and ledger.count(SEARCH) < space.search.trials:
+            yield written(SEARCH, candidate, listed=listed)
     while ledger.count(SEARCH) < space.search.trials:
-        candidate = proposer.propose(state.records, state.running.values())
+        candidate, refused = proposer.propose(state.known)
         if candidate is None:
             state.exhausted = True
             return
-        job = _job(space, f"{SEARCH}-{ledger.count(SEARCH)}", candidate)
-        ledger.add(SEARCH, job)
-        proposer.count(job)
-        yield job
+        yield written(SEARCH, candidate, refused=refused)
 
 
-def _job(space: Space, run: str, candidate: Candidate, arm: str | None = None, seed: int | None = None) -> Job:
+def _job(space: Space, run: str, candidate: Candidate) -> Job:
     return Job(
         run=run,
-        arm=arm,
         params=candidate.params,
-        seed=space.seed if seed is None else seed,
+        seed=space.seed,
         model=candidate.proxy,
         target=candidate.target,
         costs=candidate.costs,
         feasible=candidate.feasible,
+        rungs=space.rungs,
     )
 
 
-def _out_of_time(space: Space, state: State) -> bool:
-    minutes = space.search.minutes
-    return minutes is not None and time.monotonic() - state.started > minutes * 60
+def _is_spent(space: Space, state: State) -> bool:
+    """Whether no new run may start: the time is up, or one more could exceed the tokens."""
+    budget = space.search
+    late = budget.minutes is not None and time.monotonic() - state.started > budget.minutes * 60
+    a_run = space.proxy.steps * space.proxy.batch_tokens
+    return late or (budget.tokens is not None and state.tokens + (len(state.running) + 1) * a_run > budget.tokens)

@@ -13,9 +13,10 @@ from ..lpa.cost import cost
 from ..lpa.model import ModelConfig
 from ..lpa.placement import PROJECTIONS
 from ..lpa.train import Progress, TrainConfig
+from .budget import ARMS
 from .proxy import Record
 from .results import Results
-from .space import ARMS, Space
+from .space import Space
 from .study import State, Watcher
 
 WIDTH = 120
@@ -44,8 +45,8 @@ def _state(state: State) -> RenderableType:
     line += f", best loss {best:.4f} nats" if best is not None else ""
     table = _table("run", "tokens", "loss_nats", "placement")
     for job in state.running.values():
-        latest = state.latest.get(job.run)
-        told = (f"{latest.tokens:,}", f"{latest.loss_nats:.4f}") if latest else ("", "")
+        curve = state.curves.get(job.run)
+        told = (f"{max(curve):,}", f"{curve[max(curve)]:.4f}") if curve else ("", "")
         table.add_row(job.run, *told, job.placement)
     return Group(f"{line}, {_duration(seconds)} so far, {left}", table)
 
@@ -54,7 +55,11 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
     """One screen: the arms, the front, the winner, the smallest difference, where things are."""
     console.print(_records("The reference arms", found, list(found.arms.values())))
     console.print(_records("The front, lowest loss first", found, found.front))
-    failed = [record for record in found.records if record.status != "complete"]
+    stopped = [record for record in found.records if record.status == "pruned"]
+    if stopped:
+        tokens = sum(record.tokens for record in (*found.records, *found.seeds))
+        console.print(f"{len(stopped)} candidates were stopped at a rung; {tokens:,} tokens were trained on in all")
+    failed = [record for record in found.records if record.status in ("diverged", "failed")]
     if failed:
         console.print(f"{len(failed)} runs did not end well; the first: {failed[0].run}, {failed[0].reason}", markup=False)
     winner, noise = found.winner, found.noise

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 from lpanas.lpa.train import train
+from lpanas.search.budget import ARMS
 from lpanas.search.executor import LocalExecutor
 from lpanas.search.proxy import Advanced, Record
-from lpanas.search.space import ARMS
 from making import job, same, tiny_space
 
 SPACE = tiny_space()

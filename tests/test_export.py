@@ -6,10 +6,10 @@ from lpanas.lpa.config import UserError, parse_yaml
 from lpanas.lpa.model import Decoder
 from lpanas.lpa.placement import Placement
 from lpanas.lpa.train import TrainConfig
+from lpanas.search.budget import ARMS
 from lpanas.search.export import export, retarget
 from lpanas.search.presets import load_space
 from lpanas.search.results import Results
-from lpanas.search.space import ARMS
 from making import arm_records, ended, job, tiny_space
 
 SPACE = tiny_space("vary.bands=2", "vary.rebalance=[none, params]", "vary.factor_activation=[none, silu]")

@@ -2,12 +2,12 @@ from itertools import product
 from random import Random
 
 import pytest
+from lpanas.search.budget import ARMS
 from lpanas.search.propose import Proposer
-from lpanas.search.proxy import Record
-from lpanas.search.space import ARMS
+from lpanas.search.proxy import Known, Record
 from making import arm_records, ended, job, point, tiny_space
 
-SAMPLERS = pytest.mark.parametrize("sampler", ["tpe", "random"])
+SAMPLERS = pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random", "grid"])
 SMALL = ("vary.rebalance=[none, params, flops]", "limits.params=0.99 x dense")
 
 
@@ -21,10 +21,16 @@ def loss(candidate):
     return 3.0 + candidate.costs["params"] / 1e6
 
 
+def propose(proposer, records=(), running=()):
+    """The candidate that is proposed when these runs are known."""
+    known = [Known(its, dict(its.curve), ended=True) for its in records] + [Known(its, {}, ended=False) for its in running]
+    return proposer.propose(known)[0]
+
+
 def visit(space, proposer, records, most=1000):
     """Propose and 'train' until the space has no other candidate."""
     records = list(records)
-    while len(records) < most and (candidate := proposer.propose(records, [])) is not None:
+    while len(records) < most and (candidate := propose(proposer, records)) is not None:
         records.append(ended(job(candidate, f"trial-{len(records)}"), loss(candidate)))
         proposer.count(records[-1])
     return records
@@ -44,7 +50,7 @@ def test_every_distinct_feasible_candidate_is_proposed_once_and_then_none(sample
     found = [record.model.model_dump_json() for record in visit(space, proposer, [])]
     assert len(found) == len(set(found))
     assert set(found) == distinct(space)
-    assert proposer.propose([], []) is None
+    assert propose(proposer) is None
 
 
 @SAMPLERS
@@ -72,7 +78,7 @@ def test_the_same_history_gives_the_same_proposal_whatever_objects_hold_it(sampl
     records = visit(space, informed(space, arms), arms, most=14)
     again = [Record.parse(record.model_dump(mode="json"), "copy") for record in records]
     other = tiny_space("vary.bands=2", "vary.rebalance=[none, params]", f"search.sampler={sampler}")
-    assert informed(space, records).propose(records, []) == informed(other, again).propose(again, [])
+    assert propose(informed(space, records), records) == propose(informed(other, again), again)
     assert visit(other, informed(other, again[:4]), again[:4], most=14) == records
 
 
@@ -88,7 +94,7 @@ def test_another_seed_gives_another_course(sampler):
 def test_a_refused_proposal_leaves_the_next_one_as_it_was():
     space = tiny_space("vary.bands=2")
     proposer = Proposer(space)
-    assert proposer.propose([], []) == proposer.propose([], [])
+    assert propose(proposer) == propose(proposer)
 
 
 @SAMPLERS
@@ -117,7 +123,7 @@ def test_a_running_job_is_taken_into_account_and_not_proposed_again(sampler):
     arms = arm_records(space, 3.0, 3.1, 3.2, 3.3)
     proposer, running = informed(space, arms), []
     for number in range(4, 10):
-        candidate = proposer.propose(arms, running)
+        candidate = propose(proposer, arms, running)
         running.append(job(candidate, f"trial-{number}"))
         proposer.count(running[-1])
     models = [its.model.model_dump_json() for its in [*arms, *running]]
@@ -133,7 +139,7 @@ def test_tpe_learns_which_choices_lower_the_loss():
     )
     proposer, records = Proposer(space), []
     for number in range(40):
-        candidate = proposer.propose(records, [])
+        candidate = propose(proposer, records)
         bad = sum(value != "1/4" for name, value in candidate.params.items() if "ffn" in name)
         records.append(ended(job(candidate, f"trial-{number}"), 3.0 + bad))
         proposer.count(records[-1])
@@ -145,4 +151,4 @@ def test_the_arms_of_a_space_count_as_its_points():
     space = tiny_space("vary.ranks={attention: [dense, 1/4], ffn: [dense, 1/2]}")
     arms = [job(space.arm(name), f"trial-{n}", name) for n, name in enumerate(ARMS)]
     assert [arm.params for arm in arms] == [point(), point("1/4"), point("dense", "1/2"), point("1/4", "1/2")]
-    assert informed(space, arms).propose([], []) is None
+    assert propose(informed(space, arms)) is None

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from lpanas.lpa.config import UserError, dump_yaml, parse_yaml
 from lpanas.lpa.model import Decoder, ModelConfig
 from lpanas.lpa.placement import Placement
+from lpanas.search.budget import ARMS
 from lpanas.search.presets import load_space, parse_space, presets
-from lpanas.search.space import ARMS, Space
+from lpanas.search.space import Space
 from making import point, tiny_space
 
 

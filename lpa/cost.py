@@ -48,8 +48,8 @@ def cost(config: ModelConfig, microbatch: int, item: int = 2) -> Cost:
 def body_params(config: ModelConfig) -> int:
     """Parameters of the blocks and the last norm."""
     biases = [
-        config.projection(name)[1]
-        for layer in range(config.n_layers)
+        count * config.projection(name)[1]
+        for layer, count in config.placement.alike
         for name in config.projections
         if config.has_bias(layer, name)
     ]
@@ -72,7 +72,7 @@ def activation_bytes_per_token(config: ModelConfig, item: int) -> int:
     attention = item * (queries + 2 * keys + queries) + 4 * config.n_heads  # rotated q and k, v, the result; log-sum-exp
     ffn = item * config.d_ff * (4 if config.ffn == "swiglu" else 1)  # gate, silu(gate), up and their product; or relu(up)
     per_rank = item * (1 if config.factor_activation == "none" else 2)  # x A, and its SiLU
-    ranks = [config.rank(layer, name) or 0 for layer in range(config.n_layers) for name in config.projections]
+    ranks = [count * (config.rank(layer, name) or 0) for layer, count in config.placement.alike for name in config.projections]
     kept = config.n_layers * (2 * norm + attention + ffn) + per_rank * sum(ranks) + norm
     kept += 4 * config.vocab_size + 8  # log-softmax in float32, and the target
     kept += (2 * config.n_layers + 1) * d if config.dropout else 0  # masks of a byte
@@ -108,7 +108,7 @@ def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:
 
 def _body_matmuls(config: ModelConfig) -> list[int]:
     return [
-        matmul_params(*config.projection(name), config.rank(layer, name))
-        for layer in range(config.n_layers)
+        count * matmul_params(*config.projection(name), config.rank(layer, name))
+        for layer, count in config.placement.alike
         for name in config.projections
     ]

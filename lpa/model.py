@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -90,9 +91,9 @@ class ModelConfig(Config):
             raise ValueError(f"head_dim: rotary positions need an even one, found {self.d_head}")
         if len(self.placement.layers) != self.n_layers:
             raise ValueError(f"placement: {len(self.placement.layers)} layers for a model of {self.n_layers}")
-        for row in dict.fromkeys(self.placement.layers):
+        for layer, _ in self.placement.alike:
             for name in self.projections:
-                self._check_rank(self.placement.layers.index(row), name)
+                self._check_rank(layer, name)
         return self
 
     def _check_rank(self, layer: int, name: str) -> None:
@@ -119,12 +120,17 @@ class ModelConfig(Config):
         """The names of a layer's projections: all seven, or without the gate."""
         return PROJECTIONS if self.ffn == "swiglu" else tuple(name for name in PROJECTIONS if name != "gate")
 
-    def projection(self, name: str) -> tuple[int, int]:
-        """(d_in, d_out) of a projection."""
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(d_in, d_out) of every projection."""
         queries, keys = self.n_heads * self.d_head, self.kv_heads * self.d_head
         d, ff = self.d_model, self.d_ff
-        shapes = {"q": (d, queries), "k": (d, keys), "v": (d, keys), "o": (queries, d)}
-        return (shapes | {"gate": (d, ff), "up": (d, ff), "down": (ff, d)})[name]
+        attention = {"q": (d, queries), "k": (d, keys), "v": (d, keys), "o": (queries, d)}
+        return attention | {"gate": (d, ff), "up": (d, ff), "down": (ff, d)}
+
+    def projection(self, name: str) -> tuple[int, int]:
+        """(d_in, d_out) of a projection."""
+        return self.shapes[name]
 
     def rank(self, layer: int, name: str) -> int | None:
         """The resolved rank of a projection, or None when it is dense."""

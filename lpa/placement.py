@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache, cached_property
 from itertools import groupby
 from typing import Self
 
@@ -49,6 +50,7 @@ def parse_projections(text: str) -> tuple[str, ...]:
     return tuple(name for name in PROJECTIONS if name in names)
 
 
+@cache  # a search resolves the same few ranks thousands of times
 def resolve_rank(rank: Fraction, d_in: int, d_out: int, multiple: int) -> int:
     """The fraction of min(d_in, d_out) as a rank: the nearest multiple of `multiple`, at least one of them."""
     full = min(d_in, d_out)
@@ -100,14 +102,19 @@ class Placement:
             raise ValueError(f"layer {missing[0]} of {n_layers} is missing in '{text}'")
         return cls(tuple(rows[layer] for layer in range(n_layers)))
 
+    @cached_property
+    def alike(self) -> tuple[tuple[int, int], ...]:
+        """(first layer, layers) of every run of layers with the same ranks."""
+        runs = [[layer for layer, _ in run] for _, run in groupby(enumerate(self.layers), key=lambda item: item[1])]
+        return tuple((run[0], len(run)) for run in runs)
+
     @property
     def text(self) -> str:
         """The canonical text: equal placements have equal texts."""
         parts = []
-        for row, run in groupby(enumerate(self.layers), key=lambda item: item[1]):
-            layers = [layer for layer, _ in run]
-            span = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else str(layers[0])
-            parts.append(f"{span} {_row_text(row)}")
+        for first, count in self.alike:
+            span = f"{first}-{first + count - 1}" if count > 1 else str(first)
+            parts.append(f"{span} {_row_text(self.layers[first])}")
         return "; ".join(parts)
 
     @property

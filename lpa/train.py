@@ -41,6 +41,8 @@ class TrainConfig(Config):
     """Of the initial weights and of the order of the batches."""
     evals: Annotated[int, Field(gt=0)] = 8
     """Evaluations on the validation windows, evenly spaced, the last one at the end."""
+    eval_steps: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Steps after which there is one more."""
     log_every: Annotated[int, Field(gt=0)] = 10
     """Steps between two lines of metrics."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
@@ -68,7 +70,7 @@ class TrainConfig(Config):
     def fingerprint(self, content: str) -> str:
         """A hash of everything that decides the result: the data's content, and all fields but those that say how it is
         watched."""
-        watched = {"log_every", "checkpoint_every", "evals"}
+        watched = {"log_every", "checkpoint_every", "evals", "eval_steps"}
         return hashlib.sha256(f"{content} {self.model_dump_json(exclude=watched)}".encode()).hexdigest()[:16]
 
     def resolve_device(self) -> torch.device:
@@ -220,7 +222,8 @@ class Metrics:
 
 
 def _eval_steps(config: TrainConfig) -> set[int]:
-    return {max(1, round(config.steps * (number + 1) / config.evals)) for number in range(config.evals)}
+    even = {max(1, round(config.steps * (number + 1) / config.evals)) for number in range(config.evals)}
+    return even | set(config.eval_steps)
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .data import Batches, Shards
 from .model import Decoder, ModelConfig, build
-from .optim import optimizer, set_rate
-from .train import TrainConfig, accumulate, autocast
+from .optim import optimizer
+from .train import TrainConfig, autocast, step
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class Coordinate:
     """The scale of one activation at one width."""
 
     lr_rule: str
+    """mup or uniform."""
     width: int
+    """d_model."""
     place: str
     """embedding, block 0, ..., or logits."""
     rms: float
@@ -34,9 +36,10 @@ def scaled(config: ModelConfig, width: int) -> ModelConfig:
 
 def coordinates(config: TrainConfig, shards: Shards, widths: Sequence[int], steps: int) -> list[Coordinate]:
     """Train the config's model at several widths for a few steps at its full learning rate, chosen at the first width, under
-    both rules; the scale of every activation after that (Yang et al., arXiv 2203.03466, appendix D)."""
+    both rules (tied embeddings have one); the scale of every activation after that (Yang et al., arXiv 2203.03466,
+    appendix D)."""
     rows: list[Coordinate] = []
-    for rule in ("mup", "uniform"):
+    for rule in ("uniform",) if config.model.tie_embeddings else ("mup", "uniform"):
         for width in widths:
             optim = config.optim.change(lr_rule=rule, lr_base_width=widths[0])
             one = config.change(model=scaled(config.model, width), optim=optim)
@@ -48,13 +51,9 @@ def _after(config: TrainConfig, shards: Shards, steps: int) -> dict[str, float]:
     device = config.resolve_device()
     model = build(config.model, device, config.seed)
     adamw = optimizer(model, config.optim)
-    set_rate(adamw, 1.0)
     batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
-    for step in range(steps):
-        inputs, targets = (half.to(device) for half in batches(step))
-        accumulate(model, inputs, targets, config)
-        adamw.step()
-        adamw.zero_grad(set_to_none=True)
+    for number in range(steps):
+        step(model, adamw, batches(number), config, number, share=1.0)
     return _scales(model, batches(0)[0].to(device), config)
 
 

@@ -43,9 +43,10 @@ class LowRankLinear(nn.Module):
         return self.b(hidden)
 
     def matched_stds(self, dense_std: float) -> tuple[float, float]:
-        """(std of A, std of B) such that std(AB) is the dense matrix's: 1/sqrt(d_in) and dense_std sqrt(d_in / r).
+        """(std of A, std of B): 1/sqrt(d_in) and dense_std sqrt(d_in / r), so that std(AB) is the dense matrix's.
 
-        With a SiLU between the factors B makes up for what it takes away, for inputs of unit scale.
+        With a SiLU between the factors B's is larger by 1 / SILU_RMS: then not AB but the layer's output has the dense
+        layer's scale, for inputs of unit scale (x A is then normal with unit variance); at other input scales it has not.
         """
         d_in, rank = self.a.in_features, self.b.in_features
         gain = 1.0 if self.activation == "none" else SILU_RMS

@@ -13,6 +13,7 @@ from .model import Decoder
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
@@ -21,7 +22,8 @@ class OptimConfig(Config):
     lr: Positive
     """Peak learning rate of the embedding and the norms, and of a dense matrix as wide as lr_base_width."""
     lr_rule: Literal["mup", "uniform"] = "mup"
-    """mup: hidden matrices at lr x lr_base_width / d_in, factors at their own rates (see multiplier). uniform: lr for all."""
+    """mup: hidden matrices at lr x lr_base_width / d_in, factors at their own rates (see multiplier). uniform: lr for all, and
+    the only one for tied embeddings, whose one matrix has no rate that suits both of its uses at every width."""
     lr_base_width: Annotated[int, Field(gt=0)] | None = None
     """The width that lr was chosen at; the model's own when left out."""
     warmup_share: Share = 0.05
@@ -32,9 +34,12 @@ class OptimConfig(Config):
     """Of the peak rate, at the last step."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled, on matrices only; applied at the group's own rate."""
-    beta1: Share = 0.9
-    beta2: Share = 0.95
+    beta1: Beta = 0.9
+    """Decay a step of the mean of the gradients."""
+    beta2: Beta = 0.95
+    """Decay a step of the mean of their squares (0.9 and 0.95: the LPA authors' scripts)."""
     eps: Positive = 1e-8
+    """Added to the root of that mean (torch's default; 1e-5 in the LPA authors' scripts)."""
     clip: Positive | None = 1.0
     """Largest norm of the whole gradient; null: not clipped."""
 
@@ -53,7 +58,7 @@ def multiplier(config: OptimConfig, model: Decoder, name: str) -> float:
     """What a parameter's rate is of lr.
 
     Under mup a hidden matrix takes base / d_in; of a low-rank one, A takes half of that and B takes d_in / (2 r) of it
-    (Compute Better Spent, ICML 2024). The embedding, the norms and a tied head take 1.
+    (Compute Better Spent, ICML 2024). The embedding, learned positions, the norms and biases take 1.
     """
     path = name.rpartition(".")[0]
     module = model.get_submodule(path)

@@ -48,6 +48,7 @@ class TrainConfig(Config):
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
     """Steps between two checkpoints, where there is a folder for them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where torch sees one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16: autocast, with float32 weights and optimizer state. auto: bfloat16 on a GPU that has it."""
 
@@ -55,6 +56,8 @@ class TrainConfig(Config):
     def _check(self) -> Self:
         if self.batch_size % (self.microbatch or self.batch_size):
             raise ValueError(f"microbatch: {self.microbatch} does not divide batch_size {self.batch_size}")
+        if self.model.tie_embeddings and self.optim.lr_rule == "mup":
+            raise ValueError("optim.lr_rule: mup does not carry tied embeddings across widths, expected 'uniform'")
         return self
 
     @property
@@ -121,18 +124,10 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
     due = _eval_steps(config)
     started = time.perf_counter()
     try:
-        for step in range(done, config.steps):
-            if config.model.dropout:
-                torch.manual_seed(_step_seed(config.seed, step))  # what is dropped is a function of (seed, step), too
-            inputs, targets = (half.to(device, non_blocking=True) for half in batches(step))
-            loss = accumulate(model, inputs, targets, config)
-            if config.optim.clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
-            set_rate(adamw, schedule(config.optim, step, config.steps))
-            adamw.step()
-            adamw.zero_grad(set_to_none=True)
-            losses.append(loss)
-            done = step + 1
+        for number in range(done, config.steps):
+            share = schedule(config.optim, number, config.steps)
+            losses.append(step(model, adamw, batches(number), config, number, share))
+            done = number + 1
 
             train_loss = valid_loss = None
             if done % config.log_every == 0 or done in due:
@@ -155,6 +150,24 @@ def steps_done(out: Path, config: TrainConfig, shards: Shards) -> int:
     """Steps that a checkpoint in `out` has behind it. Raises UserError when it is another config's, or on other data."""
     path = out / CHECKPOINT
     return checkpoint.steps(path, config.fingerprint(shards.content)) if path.exists() else 0
+
+
+def step(
+    model: Decoder, adamw: torch.optim.AdamW, batch: tuple[Tensor, Tensor], config: TrainConfig, number: int, share: float
+) -> Tensor:
+    """One step, from a batch to new weights; the batch's mean loss. batch: inputs and targets, (batch, context) each; number:
+    the step's, 0-based; share: of the peak rate. What is dropped out is a function of (seed, number), too."""
+    if config.model.dropout:
+        torch.manual_seed(_step_seed(config.seed, number))
+    device = next(model.parameters()).device
+    inputs, targets = (half.to(device, non_blocking=True) for half in batch)
+    loss = accumulate(model, inputs, targets, config)
+    if config.optim.clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+    set_rate(adamw, share)
+    adamw.step()
+    adamw.zero_grad(set_to_none=True)
+    return loss
 
 
 def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
@@ -185,11 +198,16 @@ def evaluate(model: Decoder, shards: Shards, split: str, config: TrainConfig) ->
     return total.item() / count
 
 
-def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast where the config asks for it, or where `auto` finds a GPU that has it."""
-    wanted = config.precision == "bfloat16"
+def is_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether activations are bfloat16: where the config asks for it, or where `auto` finds a GPU that has it."""
     if config.precision == "auto":
-        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return config.precision == "bfloat16"
+
+
+def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast, or nothing."""
+    wanted = is_bfloat16(config, device)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
 
 

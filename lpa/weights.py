@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import UserError
 from .model import Decoder
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _MODULES = {
     "embedding": "model.embed_tokens",
     "positions": "model.embed_positions",
@@ -38,23 +42,48 @@ def hf_name(name: str) -> str:
 
 
 def to_hf(model: Decoder) -> dict[str, Tensor]:
-    """The weights under Hugging Face's names; a tied head stands there once, as the embedding."""
+    """The weights under Hugging Face's names; a tied head stands there once, as the embedding.
+
+    They are views: they change as the model is trained.
+    """
     return {hf_name(name): parameter.detach() for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()
-def from_hf(model: Decoder, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights under Hugging Face's names into a model, whatever their dtype.
+def from_hf(model: Decoder, weights: Mapping[str, Tensor], where: str = "weights") -> None:
+    """Copy weights under Hugging Face's names into a model, whatever their dtype. where: their origin, for errors.
 
-    Raises UserError for a missing, an extra or a misshapen tensor, with its name and both shapes; then nothing is copied.
+    Raises UserError for a missing, an extra or a misshapen tensor, with its name and both shapes, and for a head that is not
+    the embedding of a model that ties them; then nothing is copied.
     """
     ours = {hf_name(name): parameter for name, parameter in model.named_parameters()}
-    given = dict(weights)
-    if model.config.tie_embeddings:
-        given.pop("lm_head.weight", None)  # some files repeat the embedding there
-    for name in [*ours, *given]:
-        expected, found = (f"{list(side[name].shape)}" if name in side else "no such tensor" for side in (ours, given))
-        if expected != found:
-            raise UserError(f"weights: {name}: expected {expected}, found {found}")
+    expected, given = dict(ours), dict(weights)
+    if model.config.tie_embeddings and HEAD in given:  # some files repeat the embedding there
+        expected[HEAD] = ours[EMBEDDING]
+    for name in [*expected, *given]:
+        wanted, found = (f"{list(side[name].shape)}" if name in side else "no such tensor" for side in (expected, given))
+        if wanted != found:
+            raise UserError(f"{where}: {name}: expected {wanted}, found {found}")
+    if HEAD in expected.keys() - ours.keys() and not torch.equal(given[HEAD], given[EMBEDDING]):
+        raise UserError(f"{where}: {HEAD}: expected the values of {EMBEDDING} (tie_embeddings), found others")
     for name, parameter in ours.items():
         parameter.copy_(given[name])
+
+
+def save_hf(model: Decoder, path: Path) -> None:
+    """Write the weights under Hugging Face's names to a .safetensors file, replaced whole."""
+    draft = path.with_name(f".{path.name}.draft")
+    save_file({name: tensor.contiguous() for name, tensor in to_hf(model).items()}, draft, metadata={"format": "pt"})
+    draft.replace(path)
+
+
+def load_hf(model: Decoder, path: Path) -> None:
+    """Copy the weights of a .safetensors file under Hugging Face's names into a model.
+
+    Raises UserError for a file that cannot be read, and for tensors that are not the model's (see from_hf).
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a .safetensors file that can be read: {' '.join(str(error).split())[:120]}") from None
+    from_hf(model, weights, str(path))

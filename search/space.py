@@ -134,6 +134,8 @@ class Space(Config):
                 raise ValueError(f"{name}.model.placement: the search fills it in, found '{model.placement.text}'")
             if model.n_layers < self.vary.bands:
                 raise ValueError(f"vary.bands: {self.vary.bands} bands for the {model.n_layers} layers of the {name}")
+            if model.tie_embeddings and self.proxy.optim.lr_rule == "mup":
+                raise ValueError("proxy.optim.lr_rule: mup does not carry tied embeddings across widths, expected 'uniform'")
             self._check_ranks(name, model)
         for name in self.limits:
             if name not in COSTS:

@@ -12,7 +12,7 @@ from rich.table import Table
 from ..lpa.cost import cost
 from ..lpa.model import ModelConfig
 from ..lpa.placement import PROJECTIONS
-from ..lpa.train import Progress, TrainConfig
+from ..lpa.train import Progress, TrainConfig, is_bfloat16
 from .budget import ARMS
 from .proxy import Record
 from .results import Results
@@ -127,7 +127,7 @@ def print_config(config: TrainConfig) -> None:
     )  # fmt: skip
     table = _table("", "params", "flops_per_token", "memory_bytes", "ranks", "placement")
     microbatch = config.microbatch or config.batch_size
-    item = 4 if config.precision == "float32" else 2
+    item = 2 if is_bfloat16(config, config.resolve_device()) else 4
     for name, one in (("this model", model), ("dense, same width", model.dense())):
         table.add_row(name, *_figures(cost(one, microbatch, item).asdict()), _ranks(one), one.placement.text)
     console.print(table)

@@ -40,6 +40,17 @@ def test_activations_stay_level_across_widths_under_mup_and_grow_under_uniform(r
     assert abs(slope(rows, "mup", "logits")) < 0.25
 
 
+def test_the_check_gives_the_same_scales_every_time_with_dropout_too(config: TrainConfig, shards: Shards) -> None:
+    config = config.change(model=config.model.change(dropout=0.3))
+    assert coordinates(config, shards, (64,), 2) == coordinates(config, shards, (64,), 2)
+
+
+def test_tied_embeddings_are_checked_under_the_rule_that_they_have(config: TrainConfig, shards: Shards) -> None:
+    optim = config.optim.change(lr_rule="uniform")
+    tied = config.change(model=config.model.change(tie_embeddings=True), optim=optim)
+    assert {row.lr_rule for row in coordinates(tied, shards, (64,), 1)} == {"uniform"}
+
+
 def test_a_wider_model_keeps_the_width_of_a_head_and_the_placement(config: TrainConfig) -> None:
     wide = scaled(config.model, 256)
     assert (wide.d_model, wide.d_ff, wide.n_heads, wide.d_head) == (256, 704, 16, config.model.d_head)

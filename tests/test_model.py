@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
 from lpanas.lpa.linear import LowRankLinear
 from lpanas.lpa.model import Decoder, ModelConfig, build, rotary, rotate
-from torch import Tensor, nn
+from torch import Tensor
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 61, "d_model": 32, "d_ff": 48, "n_layers": 2, "n_heads": 4, "context": 16, "rank_multiple": 1}
@@ -93,19 +93,34 @@ def test_factors_that_multiply_to_the_dense_weights_give_the_dense_logits() -> N
 
 
 def reference(config: ModelConfig, state: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """The decoder written out: one head and one position at a time."""
+    """The decoder written out, without dropout: one head and one position at a time."""
 
-    def norm(x: Tensor, weight: Tensor) -> Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * weight
+    def norm(x: Tensor, at: str) -> Tensor:
+        if config.norm == "rms_before":
+            return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * state[f"{at}.weight"]
+        x = x - x.mean(-1, keepdim=True)
+        return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * state[f"{at}.weight"] + state[f"{at}.bias"]
+
+    def silu(x: Tensor) -> Tensor:
+        return x / (1 + (-x).exp())
+
+    def project(x: Tensor, at: str) -> Tensor:
+        if f"{at}.weight" in state:
+            return x @ state[f"{at}.weight"].T + state.get(f"{at}.bias", 0)
+        x = x @ state[f"{at}.a.weight"].T
+        x = silu(x) if config.factor_activation == "silu" else x
+        return x @ state[f"{at}.b.weight"].T + state.get(f"{at}.b.bias", 0)
 
     def turn(x: Tensor) -> Tensor:  # (time, d_head)
+        if config.positions == "learned":
+            return x
         half = config.d_head // 2
         angle = torch.arange(len(x))[:, None] * config.rope_theta ** (-torch.arange(half) / half)
         left, right = x[:, :half], x[:, half:]
         return torch.cat((left * angle.cos() - right * angle.sin(), right * angle.cos() + left * angle.sin()), 1)
 
     def attend(x: Tensor, at: str) -> Tensor:
-        q, k, v = (x @ state[f"{at}.{name}.weight"].T for name in "qkv")
+        q, k, v = (project(x, f"{at}.{name}") for name in "qkv")
         heads = []
         for head in range(config.n_heads):
             kv = head * config.kv_heads // config.n_heads
@@ -116,30 +131,72 @@ def reference(config: ModelConfig, state: dict[str, Tensor], ids: Tensor) -> Ten
             scores = turn(q[:, mine]) @ turn(k[:, theirs]).T / math.sqrt(config.d_head)
             scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -math.inf)
             heads.append(scores.softmax(-1) @ v[:, theirs])
-        return torch.cat(heads, -1) @ state[f"{at}.o.weight"].T
+        return project(torch.cat(heads, -1), f"{at}.o")
+
+    def feed(x: Tensor, at: str) -> Tensor:
+        up = project(x, f"{at}.up")
+        return project(up.clamp(min=0) if config.ffn == "relu" else silu(project(x, f"{at}.gate")) * up, f"{at}.down")
 
     x = state["embedding.weight"][ids]
+    if config.positions == "learned":
+        x = x + state["positions.weight"][: len(ids)]
     for layer in range(config.n_layers):
         at = f"blocks.{layer}"
-        x = x + attend(norm(x, state[f"{at}.attention_norm.weight"]), f"{at}.attention")
-        y = norm(x, state[f"{at}.ffn_norm.weight"])
-        gate, up = y @ state[f"{at}.ffn.gate.weight"].T, y @ state[f"{at}.ffn.up.weight"].T
-        x = x + (gate / (1 + (-gate).exp()) * up) @ state[f"{at}.ffn.down.weight"].T
-    return norm(x, state["norm.weight"]) @ state["head.weight"].T + state["head.bias"]
+        for sublayer, name in ((attend, "attention"), (feed, "ffn")):
+            if config.norm == "rms_before":
+                x = x + sublayer(norm(x, f"{at}.{name}_norm"), f"{at}.{name}")
+            else:
+                x = x + norm(sublayer(x, f"{at}.{name}"), f"{at}.{name}_norm")
+    x = norm(x, "norm") if config.norm == "rms_before" else x
+    return x @ state["head.weight"].T + state["head.bias"]
+
+
+LARGE = {"ffn": "relu", "norm": "layer_after", "positions": "learned", "bias": True, "dropout": 0.1, "head_bias": True}
+"""The kind of the LPA authors' 370M model."""
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"n_kv_heads": 2}, {"head_dim": 12, "n_kv_heads": 1, "norm_eps": 0.1, "rope_theta": 100.0}]
+    "fields",
+    [
+        {},
+        {"n_kv_heads": 2},
+        {"head_dim": 12, "n_kv_heads": 1, "norm_eps": 0.1, "rope_theta": 100.0},
+        {"placement": MIXED, "factor_activation": "silu"},
+        {"tie_embeddings": True},
+        {"ffn": "relu"},
+        {"norm": "layer_after", "norm_eps": 0.1},
+        {"positions": "learned"},
+        {"bias": True, "placement": MIXED},
+        LARGE,
+        LARGE | {"placement": MIXED, "factor_activation": "silu", "n_kv_heads": 2},
+    ],
+    ids=str,
 )
 def test_the_decoder_agrees_with_a_plain_reference(fields: dict[str, object]) -> None:
-    config = shape(head_bias=True, **fields)
-    model = build(config, CPU, 0)
+    config = shape(**{"head_bias": True, **fields})
+    model = build(config, CPU, 0).eval()
+    ids = tokens(time=11)
     with torch.no_grad():
-        for parameter in (module.weight for module in model.modules() if isinstance(module, nn.RMSNorm)):
-            parameter.add_(0.2 * draw(*parameter.shape))
-        model.head.bias.copy_(draw(61))
-        expected = torch.stack([reference(config, model.state_dict(), row) for row in tokens()])
-        torch.testing.assert_close(model(tokens()), expected, rtol=1e-4, atol=1e-4)
+        for number, parameter in enumerate(parameter for parameter in model.parameters() if parameter.ndim == 1):
+            parameter.add_(0.2 * draw(*parameter.shape, seed=number))
+        expected = torch.stack([reference(config, model.state_dict(), row) for row in ids])
+        torch.testing.assert_close(model(ids), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_is_drawn_in_training_only() -> None:
+    model = build(shape(**LARGE), CPU, 0)
+    with torch.no_grad():
+        assert not torch.equal(model(tokens()), model(tokens()))
+        model.eval()
+        assert torch.equal(model(tokens()), model(tokens()))
+
+
+@pytest.mark.parametrize("norm", ["rms_before", "layer_after"])
+def test_dropout_falls_on_the_sublayers_outputs_and_on_nothing_else(norm: str) -> None:
+    torch.manual_seed(0)
+    model = build(shape(norm=norm, dropout=1 - 1e-9), CPU, 0)
+    with torch.no_grad():
+        assert torch.equal(model(tokens()), model.head(model.norm(model.embedding(tokens()))))
 
 
 def test_the_loss_is_the_mean_negative_log_probability_of_the_targets() -> None:

@@ -23,10 +23,22 @@ def test_the_authors_settings_have_the_authors_parameters(shape: str) -> None:
     assert (config.rank(0, "q"), config.rank(0, "down")) == ranks
 
 
-@pytest.mark.parametrize("shape", shapes())
-def test_a_named_shape_is_as_large_as_its_name(shape: str) -> None:
-    config = named_shape(shape, {}, "shape")
-    if shape.startswith(("llama", "lpa")):
-        unit = 1e9 if shape.endswith("b") else 1e6
-        named = float(shape.partition("-")[2].rstrip("mb")) * unit
-        assert cost(config, 1).params == pytest.approx(named, rel=0.4)
+PARAMS = {
+    "cpu-64": 235_072,
+    "cpu-128": 859_264,
+    "llama-9m": 8_995_968,
+    "llama-20m": 19_548_416,
+    "llama-35m": 35_197_824,
+    "llama-60m": 58_073_600,
+    "llama-130m": 134_105_856,
+    "llama-250m": 247_370_496,
+    "llama-350m": 367_969_280,
+    "llama-1b": 1_339_082_752,
+    "llama-3b": 2_685_831_680,
+    "llama-7b": 6_738_415_616,
+}
+"""2 V d + n (4 d^2 + 3 d d_ff + 2 d) + d of the widths in science.md (GaLore's configs), reckoned apart from the program."""
+
+
+def test_every_other_named_shape_has_its_parameters() -> None:
+    assert {shape: cost(named_shape(shape, {}, "shape"), 1).params for shape in shapes() if shape not in LPA} == PARAMS

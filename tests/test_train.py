@@ -15,7 +15,7 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
 from lpanas.lpa.model import ModelConfig, build
 from lpanas.lpa.optim import OptimConfig, schedule
-from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, steps_done, train
+from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, is_bfloat16, steps_done, train
 
 Rows = list[dict[str, Any]]
 
@@ -95,6 +95,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert [row.step for row in rest] == list(range(sum(stops) + 1, 13))
     assert same_end(tmp_path / "parts", tmp_path / "whole")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+def test_a_resumed_run_drops_out_what_an_uninterrupted_one_does(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    config = config.change(model=config.model.change(dropout=0.2))
+    for out, count in ((tmp_path / "whole", 12), (tmp_path / "parts", 5), (tmp_path / "parts", 7)):
+        steps = train(config, shards, out)
+        assert len(list(islice(steps, count))) == count
+        steps.close()
+    assert same_end(tmp_path / "parts", tmp_path / "whole")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    kept, dropped = (losses(run(config.change(model=config.model.change(dropout=rate)), shards)) for rate in (0.0, 0.2))
+    assert kept[0] != dropped[0]
 
 
 @pytest.mark.parametrize("log_every", [1, 3])
@@ -264,8 +276,23 @@ def test_bfloat16_keeps_float32_weights_and_stays_near(config: TrainConfig, shar
 
 @pytest.mark.parametrize(
     ("change", "mistake"),
-    [({"microbatch": 3}, "microbatch: 3 does not divide batch_size 4"), ({"tokens": 0}, "tokens: expected greater than 0")],
+    [
+        ({"microbatch": 3}, "microbatch: 3 does not divide batch_size 4"),
+        ({"tokens": 0}, "tokens: expected greater than 0"),
+        ({"optim": {"lr": 0.01, "beta1": 1.0}}, "optim.beta1: expected less than 1, found 1.0"),
+        ({"optim": {"lr": 0.01, "beta2": 1.0}}, "optim.beta2: expected less than 1, found 1.0"),
+        (
+            {"model": {"vocab_size": 9, "d_model": 8, "d_ff": 8, "n_layers": 1, "n_heads": 1, "tie_embeddings": True}},
+            "train: optim.lr_rule: mup does not carry tied embeddings across widths, expected 'uniform'",
+        ),
+    ],
 )
 def test_a_training_that_cannot_run_is_refused(change: dict[str, Any], mistake: str, config: TrainConfig) -> None:
     with pytest.raises(UserError, match=mistake):
         TrainConfig.parse(config.model_dump() | change, "train")
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("auto", False), ("float32", False), ("bfloat16", True)])
+def test_a_cpu_has_bfloat16_where_it_is_asked_for(precision: str, expected: bool, config: TrainConfig) -> None:
+    config = config.change(precision=precision)
+    assert is_bfloat16(config, config.resolve_device()) is expected

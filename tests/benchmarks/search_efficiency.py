@@ -92,7 +92,7 @@ def middle(values: Sequence[float], part: float = 0.5) -> float:
 def replay(folder: Path, name: str, seed: int, budget: float) -> Course:
     """One search by a searcher's name. budget: share of the whole table's tokens."""
     table = _table(folder)
-    went = Replay(table, round(budget * table.tokens))
+    went = Replay(table, math.ceil(budget * table.tokens))
     SEARCHERS[name](went, seed)
     return course(went)
 
@@ -116,15 +116,16 @@ def replay_all(folder: Path, names: Sequence[str], seeds: int, budget: float, jo
 
 def printed(found: Mapping[str, Sequence[Course]], table: Table) -> str:
     """The tables: hypervolume at some budgets, and what it takes to reach some levels."""
+    budgets = [share for share in SHOWN if share <= max(c.budget for courses in found.values() for c in courses) + 1e-9]
     lines = ["Share of the table's hypervolume after so much of its tokens: median (quartiles)"]
-    lines.append(f"{'':22}" + "".join(f"{budget:>22.0%}" for budget in SHOWN))
+    lines.append(f"{'':18}" + "".join(f"{budget:>24.0%}" for budget in budgets))
     for name, courses in found.items():
-        lines.append(f"{name:22}" + "".join(f"{_spread([c.at(budget) for c in courses]):>22}" for budget in SHOWN))
+        lines.append(f"{name:18}" + "".join(f"{_spread([c.at(budget) for c in courses]):>24}" for budget in budgets))
     lines += ["", "Tokens to reach a share of the hypervolume, in full runs: median (quartiles); not: not within the budget"]
-    lines.append(f"{'':22}" + "".join(f"{level:>26.0%}" for level in LEVELS))
+    lines.append(f"{'':18}" + "".join(f"{level:>24.0%}" for level in LEVELS))
     for name, courses in found.items():
         runs = [[c.reaches(level) * len(table.records) for c in courses] for level in LEVELS]
-        lines.append(f"{name:22}" + "".join(f"{_spread(values, 1):>26}" for values in runs))
+        lines.append(f"{name:18}" + "".join(f"{_spread(values, 1):>24}" for values in runs))
     return "\n".join(lines)
 
 

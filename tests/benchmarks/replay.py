@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 from lpanas.lpa.config import UserError, read_yaml
-from lpanas.search.ledger import SEARCH
+from lpanas.search.ledger import NOISE, SEARCH
 from lpanas.search.pareto import hypervolume
 from lpanas.search.presets import parse_space
 from lpanas.search.proxy import Record
@@ -28,6 +28,8 @@ class Table:
     space: Space
     records: dict[tuple[str, ...], Record]
     """By their parameters, in the order of the space's choices."""
+    seeds: list[Record] = field(default_factory=list)
+    """Further seeds of the dense arm."""
 
     def __post_init__(self) -> None:
         if len(self.records) < self.space.size or any(record.loss_nats is None for record in self.records.values()):
@@ -83,7 +85,7 @@ class Table:
 
 
 def read_table(folder: Path) -> Table:
-    """The table in a folder: space.yaml and records.jsonl.gz (its runs of other seeds are left out). Raises UserError."""
+    """The table in a folder: space.yaml and records.jsonl.gz (of other seeds, only the dense arm's). Raises UserError."""
     space = parse_space(read_yaml(folder / "space.yaml"), str(folder / "space.yaml"))
     path = folder / "records.jsonl.gz"
     try:
@@ -92,7 +94,8 @@ def read_table(folder: Path) -> Table:
         raise UserError(f"{path}: cannot be read: {error}") from None
     records = [Record.parse(json.loads(line), f"{path}:{number}") for number, line in enumerate(lines, 1)]
     candidates = [record for record in records if record.run.startswith(SEARCH) and record.params]
-    return Table(space, {tuple(record.params[name] for name in space.choices): record for record in candidates})
+    by_point = {tuple(record.params[name] for name in space.choices): record for record in candidates}
+    return Table(space, by_point, [record for record in records if record.run.startswith(NOISE)])
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,10 @@ class Replay:
     def start(self, params: Mapping[str, object]) -> "Run":
         """A new run of a candidate. One that was trained before costs its tokens again."""
         return Run(self, self.table.record(params))
+
+    def start_seed(self, number: int) -> "Run":
+        """A run of the dense arm with another seed; it costs its tokens like any other."""
+        return Run(self, self.table.seeds[number % len(self.table.seeds)])
 
 
 @dataclass

@@ -25,12 +25,11 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 from lpanas.lpa.config import UserError
+from ours import OURS
 from peers import PEERS, SLOW
 from plotly.colors import qualitative
-from replay import Replay, Searcher, Table, read_table
+from replay import Replay, Table, read_table
 
-OURS: dict[str, Searcher] = {}
-"""Ours is plugged in here: {"ours": ...}, the project's driver with an executor that looks runs up."""
 SEARCHERS = OURS | PEERS
 
 LEVELS = (0.90, 0.95, 0.99)

@@ -20,9 +20,11 @@ def split_of(digest: bytes) -> str:
     return "valid" if bucket < HELD_OUT_PERCENT else "test" if bucket < 2 * HELD_OUT_PERCENT else "train"
 
 
-def by_split(documents: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+def by_split(
+    documents: Iterable[bytes], held_out_bytes: int = HELD_OUT_BYTES, known_documents: int = KNOWN_DOCUMENTS
+) -> Iterator[tuple[str, bytes]]:
     """(split, document), equal documents once: training's as they come, then each held-out split by hash."""
-    known, held_out = Known(), {split: Sample(HELD_OUT_BYTES) for split in SPLITS if split != "train"}
+    known, held_out = Known(known_documents), {split: Sample(held_out_bytes) for split in SPLITS if split != "train"}
     for text in documents:
         digest = hashlib.sha256(text).digest()
         if not known.add(digest):
@@ -41,16 +43,16 @@ def by_split(documents: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
 class Known:
     """The hashes of documents that were met, 8 bytes each, in one open-addressing table; 0 is a free place."""
 
-    def __init__(self) -> None:
-        self.table, self.count = array("Q", bytes(8 * 2**12)), 0
+    def __init__(self, limit: int = KNOWN_DOCUMENTS) -> None:
+        self.limit, self.count, self.table = limit, 0, array("Q", bytes(8 * 2**12))
 
     def add(self, digest: bytes) -> bool:
-        """Whether the document is new; past KNOWN_DOCUMENTS, new ones are not remembered."""
+        """Whether the document is new; past the limit, new ones are not remembered."""
         key = int.from_bytes(digest[:8]) or 1
         place = self._place(key)
         if self.table[place]:
             return False
-        if self.count < KNOWN_DOCUMENTS:
+        if self.count < self.limit:
             self.table[place] = key
             self.count += 1
             if self.count * 4 > len(self.table) * 3:

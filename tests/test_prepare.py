@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lpanas.lpa import splits
 from lpanas.lpa.config import UserError
 from lpanas.lpa.prepare import open_shards, prepare
 from lpanas.lpa.shards import Shards
@@ -181,12 +180,3 @@ def test_an_interrupted_prepare_leaves_nothing_and_a_killed_one_is_tidied_up(tmp
 def test_preparing_does_not_import_torch() -> None:
     code = "import lpanas.search.cli, lpanas.search.preparing, lpanas.lpa.prepare, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_held_out_text_is_capped(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = open_shards(source(rows))
-    monkeypatch.setattr(splits, "HELD_OUT_BYTES", 400)
-    capped = prepare(source(rows), rows / "out")
-    assert 0 < capped.text_bytes["valid"] <= 400 < whole.text_bytes["valid"]
-    assert sum(capped.text_bytes.values()) == sum(whole.text_bytes.values())
-    assert whole.split("valid").tolist()[: capped.tokens["valid"]] == capped.split("valid").tolist()

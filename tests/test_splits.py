@@ -1,10 +1,8 @@
 import hashlib
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lpanas.lpa import splits
 from lpanas.lpa.splits import Known, Sample, by_split, split_of
 
 
@@ -56,11 +54,9 @@ def test_every_document_lands_once_in_its_split_and_held_out_ones_by_hash(texts:
     assert train == [text for text in dict.fromkeys(texts) if text in train]
 
 
-def test_held_out_text_past_its_cap_is_trained_on_and_never_straddles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "HELD_OUT_BYTES", 300)
-    monkeypatch.setattr(splits, "KNOWN_DOCUMENTS", 100)  # so that repeats come through, too
+def test_held_out_text_past_its_cap_is_trained_on_and_never_straddles() -> None:
     texts = [b"page %06d" % (number % 2000) for number in range(4000)]
-    found = list(by_split(texts))
+    found = list(by_split(texts, held_out_bytes=300, known_documents=100))  # so few that repeats come through, too
     parts = {split: [text for name, text in found if name == split] for split in ("train", "valid", "test")}
     assert set(parts["train"]) | set(parts["valid"]) | set(parts["test"]) == set(texts)
     assert not set(parts["train"]) & {*parts["valid"], *parts["test"]}

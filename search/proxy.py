@@ -126,6 +126,7 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Iterator[Advance
     if device.type == "cuda":
         torch.cuda.empty_cache()
     loss = curve[-1][1] if status == "complete" else None
+    bits = None if loss is None else shards.bits_per_byte(loss, "valid", job.model.context, config.data.valid_tokens)
     yield Record(
         **job.model_dump(exclude={"model", "target"}),
         model=job.model,
@@ -133,7 +134,7 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Iterator[Advance
         status=status,
         reason=reason,
         loss_nats=loss,
-        bits_per_byte=None if loss is None else shards.bits_per_byte(loss, "valid"),
+        bits_per_byte=bits,
         tokens=curve[-1][0] if curve else 0,
         curve=tuple(curve),
         measured=Measured(

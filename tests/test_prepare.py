@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lpanas.lpa.config import UserError
+from lpanas.lpa.data import valid_batches
 from lpanas.lpa.prepare import open_shards, prepare
 from lpanas.lpa.shards import Shards
 from lpanas.lpa.sources import DataConfig
@@ -86,14 +87,22 @@ def test_a_tokenizer_file_is_used_as_it_is(rows: Path, tmp_path: Path) -> None:
         assert np.array_equal(shards.split(split), bpe.split(split))
 
 
-def test_bits_per_byte_do_not_depend_on_the_tokenizer(rows: Path) -> None:
-    """The same probability of the whole split gives the same figure, however many tokens it is spread over."""
-    nats = 1234.5
-    for config in (source(rows), source(rows, tokenizer="bpe", vocab_size=300)):
-        shards = open_shards(config)
-        size = shards.text_bytes["valid"]
-        found = shards.bits_per_byte(nats / shards.tokens["valid"], "valid")
-        assert found == pytest.approx(nats / np.log(2) / size)
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("options", [{}, {"tokenizer": "bpe", "vocab_size": 300}])
+def test_bits_per_byte_are_over_the_text_of_the_windows(options: dict[str, object], split: str, rows: Path) -> None:
+    """The oracle decodes the target tokens of the windows with the `tokenizers` library."""
+    shards, context, limit, loss = open_shards(source(rows, **options)), 7, 100, 1.5
+    targets = np.concatenate([batch[1].numpy().ravel() for batch in valid_batches(shards.split(split), context, limit, 3)])
+    if options:
+        text = Tokenizer.from_file(str(shards.folder / "tokenizer.json")).decode(targets.tolist())  # leaves end-of-text out
+        assert "\ufffd" not in text  # the windows begin and end between characters
+        size = len(text.encode())
+    else:
+        size = int((targets != 256).sum())
+    found = shards.bits_per_byte(loss, split, context, limit)
+    assert found == pytest.approx(loss * len(targets) / np.log(2) / size)
+    if options:  # the average over the split is another figure
+        assert found != pytest.approx(loss / np.log(2) * shards.tokens[split] / shards.text_bytes[split], rel=0.005)
 
 
 def test_the_command_prints_the_splits_and_what_to_write(rows: Path, tmp_path: Path, call: Call) -> None:
@@ -106,15 +115,22 @@ def test_the_command_prints_the_splits_and_what_to_write(rows: Path, tmp_path: P
         assert f"{split} {tokens:,} {size:,} {size / tokens:.3f}" in " ".join(shown.split())
     assert f"data: {{source: shards, shards: {out}}}" in shown
     assert call("prepare", rows / "*.jsonl", "--out", out, "--tokenizer", "bpe", "--vocab-size", 280) == (0, shown, "")
-    assert sorted(path.name for path in out.iterdir()) == ["meta.json", "test.bin", "tokenizer.json", "train.bin", "valid.bin"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "meta.json", "test.bin", "token_bytes.bin", "tokenizer.json", "train.bin", "valid.bin",
+    ]  # fmt: skip
 
 
 MISTAKES = {
     ("nowhere",): "data.text: no file matches 'nowhere'",
     ("stdlib", "a"): "'stdlib' stands alone, found 2 sources",
-    (".", "--tokenizer", "bpe"): "vocab_size: 'tokenizer: bpe' and its number of tokens go together",
-    (".", "--tokenizer", "bpe", "--vocab-size", "100"): "vocab_size: expected",
+    ("",): "SOURCE: expected files, folders or globs, found an empty name",
+    (".", "--tokenizer", "bpe"): "--tokenizer bpe needs its number of tokens: --vocab-size N",
+    (".", "--vocab-size", "300"): "--vocab-size: only '--tokenizer bpe' has it, found 'bytes'",
+    (".", "--tokenizer", "bpe", "--vocab-size", "100"): "lpanas: prepare: vocab_size: expected",
+    (".", "--tokenizer", "Bytes"): "tokenizer: found 'Bytes', did you mean 'bytes'?",
+    (".", "--tokenizer", "byte"): "data.tokenizer: byte cannot be read: No such file or directory, did you mean 'bytes'?",
     (".", "--tokenizer", "none.json"): "data.tokenizer: none.json cannot be read: No such file or directory",
+    (".", "--end-of-text", "</s>"): "end_of_text: only a tokenizer.json needs it",
     (".", "--text-field", "txt"): "no text field 'txt', did you mean 'text'?",
     (): "Missing argument 'SOURCE...'.",
 }
@@ -159,7 +175,7 @@ def test_an_interrupted_prepare_leaves_nothing_and_a_killed_one_is_tidied_up(tmp
         words = ("prepare", tmp_path / "a.jsonl", "--out", out, "--tokenizer", tmp_path / "tokenizer.json")
         process = subprocess.Popen([*COMMAND, *map(str, words)], stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
         limit = time.monotonic() + 60
-        while not any(path.stat().st_size for path in out.parent.glob(".draft-*/train.bin")):
+        while not any(path.stat().st_size for path in out.parent.glob(".lpanas-draft-*/train.bin")):
             assert process.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.02)
@@ -169,9 +185,9 @@ def test_an_interrupted_prepare_leaves_nothing_and_a_killed_one_is_tidied_up(tmp
         if number != signal.SIGKILL:
             assert process.returncode == 130
             assert len(err.splitlines()) <= 1
-            assert list(out.parent.iterdir()) == []
+            assert not out.parent.exists()
     (left,) = out.parent.iterdir()
-    assert left.name.startswith(".draft-")
+    assert left.name.startswith(".lpanas-draft-")
     (tmp_path / "small.txt").write_text("few words")
     prepare(DataConfig(source="text", text=(f"{tmp_path}/small.txt",)), out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lpanas.lpa.config import UserError
-from lpanas.lpa.data import DataConfig, open_shards, read_shards
+from lpanas.lpa.prepare import open_shards
+from lpanas.lpa.shards import read_shards
+from lpanas.lpa.sources import DataConfig
 
 Make = Callable[..., Path]
 

@@ -102,6 +102,7 @@ def make(kind: str, bpe: Learned, folder: Path) -> Path:
     if kind == "spaces before":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     elif kind == "metaspace":
+        tokenizer.model.unk_token = "!"
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
     elif kind == "words of its own":

@@ -172,7 +172,7 @@ def _meta(config: DataConfig, encoder: Encoder, written: Written, content: str) 
         dtype=dtype_of(encoder.vocab_size),
         tokenizer=_kind(config),
         end_of_text=encoder.end,
-        source=config.name,
+        source=config.name.encode("utf-8", "backslashreplace").decode(),  # a file's name may be any bytes
         token_bytes=written.exact,
         content=content,
     )

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic_core import from_json
+
 from .config import UserError, nearest, one_line
 
 LONG_BYTES = 2 * 2**20
@@ -97,7 +99,7 @@ def _json_texts(path: Path, field: str, zipped: str, heard: Heard) -> Iterator[b
 
 def _json_text(line: bytes, field: str, where: str) -> bytes:
     try:
-        row = json.loads(line)
+        row = _parsed(line)
         if isinstance(row, dict) and isinstance(row.get(field), str):
             return row[field].encode("utf-8")
     except json.JSONDecodeError as error:
@@ -115,6 +117,14 @@ def _json_text(line: bytes, field: str, where: str) -> bytes:
     if field not in row:
         raise UserError(f"{where}: no text field '{field}', {nearest(field, list(row))}")
     raise UserError(f"{where}: expected text in '{field}', found a {type(row[field]).__name__}")
+
+
+def _parsed(line: bytes) -> Any:
+    """As json.loads, whose messages tell more, in half the time."""
+    try:
+        return from_json(line)
+    except ValueError:
+        return json.loads(line)
 
 
 def _lines(path: Path, zipped: str, heard: Heard) -> Iterator[bytes]:

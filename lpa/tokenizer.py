@@ -130,10 +130,8 @@ class Learned:
             return
         for text in strings:
             if lost := next((letter for letter in _cut(self.tokenizer, text) if letter not in self.known), None):
-                raise UserError(
-                    f"data.tokenizer: drops what it does not know, {lost!r} at first; expected an unk_token, byte_fallback, or "
-                    "all bytes in its vocabulary"
-                )
+                found = f"data.tokenizer: has no token for {lost!r}, and would drop it"
+                raise UserError(f"{found}; expected an unk_token, byte_fallback, or all bytes in its vocabulary")
 
     def _remembered(self, strings: list[str]) -> list[bytes]:
         return [b"".join(map(self.pieces.__getitem__, _pieces(text))) for text in strings]
@@ -270,7 +268,7 @@ def read_tokenizer(path: Path, end_of_text: str | None) -> Learned:
     if end is None and end_of_text is not None:
         raise UserError(f"data.end_of_text: '{end_of_text}' is no token of {path}, {nearest(end_of_text, END_WORDS)}")
     if end is None:
-        raise UserError(f"data.tokenizer: {path} has none of the tokens {' '.join(words)}; name one with end_of_text")
+        raise UserError(f"data.tokenizer: {path} has none of the tokens {' '.join(words)}; name one with end_of_text (--end-of-text)")
     return Learned(tokenizer, end, content)
 
 

@@ -268,7 +268,9 @@ def read_tokenizer(path: Path, end_of_text: str | None) -> Learned:
     if end is None and end_of_text is not None:
         raise UserError(f"data.end_of_text: '{end_of_text}' is no token of {path}, {nearest(end_of_text, END_WORDS)}")
     if end is None:
-        raise UserError(f"data.tokenizer: {path} has none of the tokens {' '.join(words)}; name one with end_of_text (--end-of-text)")
+        raise UserError(
+            f"data.tokenizer: {path} has none of the tokens {' '.join(words)}; name one with end_of_text (--end-of-text)"
+        )
     return Learned(tokenizer, end, content)
 
 

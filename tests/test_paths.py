@@ -18,7 +18,21 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-GLOBS = ["*", "*.txt", "**", "**/*.txt", "sub/**", "*/a.txt", "**/deep/*", "s*/**/*.txt", "[ab].*", ".*", "./*", "**/**", "?.txt"]
+GLOBS = [
+    "*",
+    "*.txt",
+    "**",
+    "**/*.txt",
+    "sub/**",
+    "*/a.txt",
+    "**/deep/*",
+    "s*/**/*.txt",
+    "[ab].*",
+    ".*",
+    "./*",
+    "**/**",
+    "?.txt",
+]
 
 
 @pytest.mark.parametrize("absolute", [False, True])

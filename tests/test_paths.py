@@ -64,7 +64,7 @@ def test_folders_of_token_shards_are_left_out(tree: Path) -> None:
     for name in SHARDS:
         (tree / "sub" / "shards" / name).write_bytes(b"\xff")
     assert (files_of("**"), below(tree)) == before
-    with pytest.raises(UserError, match="'sub/shards' holds token shards already; .* reads them with 'source: shards'"):
+    with pytest.raises(UserError, match=r"'sub/shards' holds token shards already; .* reads them with 'source: shards'"):
         files_of("sub/shards")
 
 

@@ -33,15 +33,13 @@ ASCII_WORD = re.compile(
 )
 """What the `tokenizers` library's ByteLevel cuts ASCII text into before it merges (GPT-2's pattern); alternatives that start
 with one kind of character each, and that give nothing back, take 3/4 of the time."""
-PIECE = re.compile(r"[^A-Za-z0-9]*+(?:[A-Za-z]++|[0-9]++)|[^A-Za-z0-9]++")
-"""Of ASCII text: one or a few of its words, half as many to look up."""
-RUN = re.compile(r"\s*+\S++|\s+")
+RUN = re.compile(r"\s*\S+|\s+")
 """Of any text: pieces that this pattern never joins; Python's whitespace is Unicode's and NO_RUN."""
 NO_RUN = re.compile(r"[\x1c-\x1f]")
 ASCII_LETTERS = {byte: 256 + byte for byte in range(33)} | {127: 289}
 """ByteLevel's letters for the ASCII characters that are not their own."""
 CACHE_BYTES = 96 * 2**20
-"""Of remembered words, and as much of pieces (assumption); about 400,000 each."""
+"""Of remembered words (assumption); about 400,000 words."""
 
 
 class Encoder(Protocol):
@@ -92,23 +90,20 @@ class Learned:
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.dtype = np.dtype(dtype_of(self.vocab_size))
         self.by_word = _cuts_at_words(tokenizer)
-        self.model = tokenizer.model
-        self.words, self.pieces = Memory(self._word, cache_bytes), Memory(self._piece, cache_bytes)
+        self.model, self.words = tokenizer.model, Words(self._word, cache_bytes)
 
     def encode(self, texts: Sequence[bytes]) -> np.ndarray:
         """See Encoder. The texts together should be short: an encoding takes some hundred bytes a token."""
         strings = [text.decode("utf-8") for text in texts]
         if not self.by_word:
             return np.frombuffer(b"".join(ids + self._pack([self.end]) for ids in self._library(strings)), self.dtype)
-        end, ids_of = self._pack([self.end]), self.pieces.__getitem__
-        return np.frombuffer(b"".join(b"".join(map(ids_of, _pieces(text))) + end for text in strings), self.dtype)
-
-    def _piece(self, piece: str) -> bytes:
-        if not piece.isascii():
-            return self._library([piece])[0]
-        return b"".join(map(self.words.__getitem__, ASCII_WORD.findall(piece)))
+        end, ids_of = self._pack([self.end]), self.words.__getitem__
+        ids = (b"".join(map(ids_of, _words(text))) + end for text in strings)
+        return np.frombuffer(b"".join(ids), self.dtype)
 
     def _word(self, word: str) -> bytes:
+        if not word.isascii():
+            return self._library([word])[0]
         letters = word.translate(ASCII_LETTERS)  # by itself a word of the model: half the time of the whole way
         return self._pack([token.id for token in self.model.tokenize(letters)])
 
@@ -126,9 +121,9 @@ class Learned:
             self.tokenizer.save(str(folder / FILE))
 
 
-class Memory(dict[str, bytes]):
-    """Pieces of text and their ids, made when they are first asked for; when full, those are forgotten that were not asked
-    for since the last time. See tests/benchmarks/prepare.py."""
+class Words(dict[str, bytes]):
+    """Words and their ids, made when they are first asked for; when full, those are forgotten that were not asked for since
+    the last time. See tests/benchmarks/prepare.py."""
 
     def __init__(self, make: Callable[[str], bytes], limit: int) -> None:
         """At most about `limit` bytes are held."""
@@ -136,13 +131,13 @@ class Memory(dict[str, bytes]):
         self.make, self.limit, self.size = make, limit, 0
         self.before = dict[str, bytes]()
 
-    def __missing__(self, piece: str) -> bytes:
-        ids = self.before.get(piece) or self.make(piece)
-        self.size += 200 + 3 * len(piece)
+    def __missing__(self, word: str) -> bytes:
+        ids = self.before.get(word) or self.make(word)
+        self.size += 200 + 3 * len(word)
         if self.size > self.limit // 2:
             self.before, self.size = dict(self), 0
             self.clear()
-        self[piece] = ids
+        self[word] = ids
         return ids
 
 
@@ -155,14 +150,14 @@ def _cuts_at_words(tokenizer: "Tokenizer") -> bool:
     return bool(gpt2 and plain and raw["model"]["type"] == "BPE")
 
 
-def _pieces(text: str) -> list[str]:
-    """The text in pieces whose tokens do not depend on each other."""
+def _words(text: str) -> list[str]:
+    """The text in pieces whose tokens do not depend on each other; an ASCII one is a single word of the model."""
     if text.isascii():
-        return PIECE.findall(text)
-    pieces = list[str]()
+        return ASCII_WORD.findall(text)
+    words = list[str]()
     for run in [text] if NO_RUN.search(text) else RUN.findall(text):
-        pieces += PIECE.findall(run) if run.isascii() else (run,)
-    return pieces
+        words += ASCII_WORD.findall(run) if run.isascii() else (run,)
+    return words
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Learned:

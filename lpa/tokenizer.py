@@ -34,9 +34,7 @@ ASCII_WORD = re.compile(
 )
 """What the `tokenizers` library's ByteLevel cuts ASCII text into before it merges (GPT-2's pattern); alternatives that start
 with one kind of character each, and that give nothing back, take 3/4 of the time."""
-PIECE = re.compile(r"[^A-Za-z0-9]*+(?:[A-Za-z]++|[0-9]++)|[^A-Za-z0-9]++")
-"""Of ASCII text: one or a few of its words, half as many to look up."""
-RUN = re.compile(r"\s*+\S++|\s+")
+RUN = re.compile(r"\s*\S+|\s+")
 """Of any text: pieces that this pattern never joins; Python's whitespace is Unicode's and NO_RUN."""
 NO_RUN = re.compile(r"[\x1c-\x1f]")
 BYTE_WORD = re.compile("<0x[0-9A-F]{2}>")
@@ -46,7 +44,7 @@ ALPHABET = frozenset(chr(code) for code in [*range(33, 127), *range(161, 173), *
 ASCII_LETTERS = {byte: 256 + byte for byte in range(33)} | {127: 289}
 """ByteLevel's letters for the ASCII characters that are not their own."""
 CACHE_BYTES = 96 * 2**20
-"""Of remembered words, and as much of pieces (assumption); about 400,000 each."""
+"""Of remembered words (assumption); about 400,000 words."""
 
 
 class Encoder(Protocol):
@@ -105,8 +103,7 @@ class Learned:
         rules = json.loads(tokenizer.to_str())
         self.token_bytes, self.known = _token_bytes(rules, self.vocab_size), _characters(rules)
         self.by_word = self.known is None and _cuts_at_words(rules)
-        self.model = tokenizer.model
-        self.words, self.pieces = Memory(self._word, cache_bytes), Memory(self._piece, cache_bytes)
+        self.model, self.words = tokenizer.model, Words(self._word, cache_bytes)
 
     def encode(self, texts: Sequence[bytes], ends: Sequence[bool] | None = None) -> np.ndarray:
         """See Encoder. The texts together should be short: an encoding takes some hundred bytes a token.
@@ -134,14 +131,11 @@ class Learned:
                 raise UserError(f"{found}; expected an unk_token, byte_fallback, or all bytes in its vocabulary")
 
     def _remembered(self, strings: list[str]) -> list[bytes]:
-        return [b"".join(map(self.pieces.__getitem__, _pieces(text))) for text in strings]
-
-    def _piece(self, piece: str) -> bytes:
-        if not piece.isascii():
-            return self._library([piece])[0]
-        return b"".join(map(self.words.__getitem__, ASCII_WORD.findall(piece)))
+        return [b"".join(map(self.words.__getitem__, _words(text))) for text in strings]
 
     def _word(self, word: str) -> bytes:
+        if not word.isascii():
+            return self._library([word])[0]
         letters = word.translate(ASCII_LETTERS)  # by itself a word of the model: half the time of the whole way
         return self._pack([token.id for token in self.model.tokenize(letters)])
 
@@ -159,9 +153,9 @@ class Learned:
             self.tokenizer.save(str(folder / FILE))
 
 
-class Memory(dict[str, bytes]):
-    """Pieces of text and their ids, made when they are first asked for; when full, those are forgotten that were not asked
-    for since the last time. See tests/benchmarks/prepare.py."""
+class Words(dict[str, bytes]):
+    """Words and their ids, made when they are first asked for; when full, those are forgotten that were not asked for since
+    the last time. See tests/benchmarks/prepare.py."""
 
     def __init__(self, make: Callable[[str], bytes], limit: int) -> None:
         """At most about `limit` bytes are held."""
@@ -169,13 +163,13 @@ class Memory(dict[str, bytes]):
         self.make, self.limit, self.size = make, limit, 0
         self.before = dict[str, bytes]()
 
-    def __missing__(self, piece: str) -> bytes:
-        ids = self.before.get(piece) or self.make(piece)
-        self.size += 200 + 3 * len(piece)
+    def __missing__(self, word: str) -> bytes:
+        ids = self.before.get(word) or self.make(word)
+        self.size += 200 + 3 * len(word)
         if self.size > self.limit // 2:
             self.before, self.size = dict(self), 0
             self.clear()
-        self[piece] = ids
+        self[word] = ids
         return ids
 
 
@@ -227,14 +221,14 @@ def _cut(tokenizer: "Tokenizer", text: str) -> Iterator[str]:
         yield from word
 
 
-def _pieces(text: str) -> list[str]:
-    """The text in pieces whose tokens do not depend on each other."""
+def _words(text: str) -> list[str]:
+    """The text in pieces whose tokens do not depend on each other; an ASCII one is a single word of the model."""
     if text.isascii():
-        return PIECE.findall(text)
-    pieces = list[str]()
+        return ASCII_WORD.findall(text)
+    words = list[str]()
     for run in [text] if NO_RUN.search(text) else RUN.findall(text):
-        pieces += PIECE.findall(run) if run.isascii() else (run,)
-    return pieces
+        words += ASCII_WORD.findall(run) if run.isascii() else (run,)
+    return words
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Learned:

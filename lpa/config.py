@@ -14,6 +14,11 @@ class UserError(Exception):
     """A mistake by the user: its text is one line that names the place, what was expected and what was found."""
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What an error of another library says, as one line of at most so many characters."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 class Config(BaseModel):
     """Base of every config: frozen, no unknown keys, no silent conversions between types."""
 
@@ -67,7 +72,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise UserError(f"{place}: YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where}: YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: YAML: {one_line(error, 2000)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{where}: expected a mapping of keys, found {_kind(raw)}")
     return raw

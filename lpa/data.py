@@ -10,16 +10,8 @@ from torch import Tensor
 
 from .config import UserError
 from .model import ModelConfig
-from .prepare import open_shards
-from .shards import Shards, read_shards
+from .shards import Shards, n_windows
 from .sources import DataConfig
-from .splits import SPLITS
-from .tokenizer import BYTE_VOCAB, END_OF_TEXT
-
-__all__ = [
-    "BYTE_VOCAB", "END_OF_TEXT", "SPLITS", "Batches", "DataConfig", "Shards", "check_fits", "open_shards", "read_shards",
-    "valid_batches", "windows",
-]  # fmt: skip
 
 
 def check_fits(shards: Shards, config: DataConfig, tokens: int, model: ModelConfig) -> None:
@@ -32,10 +24,9 @@ def check_fits(shards: Shards, config: DataConfig, tokens: int, model: ModelConf
     if found < needed:
         once = "" if epochs is None or needed == window else f" ({tokens:,} tokens at max_epochs {epochs:g})"
         raise UserError(f"data: too little training text in {name}: {found:,} tokens found, {needed:,} needed{once}")
-    if shards.tokens["valid"] < window:
-        raise UserError(
-            f"data: too little validation text in {name}: {shards.tokens['valid']:,} tokens found, {window:,} needed"
-        )
+    if (valid := shards.tokens["valid"]) < window:
+        more = "" if valid else "; only several documents, or a text file above 2 MiB, give some"
+        raise UserError(f"data: too little validation text in {name}: {valid:,} tokens found, {window:,} needed{more}")
 
 
 class Batches:
@@ -54,7 +45,7 @@ class Batches:
 
 def valid_batches(tokens: np.ndarray, context: int, limit: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The split's first windows, without overlap, at most `limit` tokens and at least one window."""
-    count = min((len(tokens) - 1) // context, max(1, limit // context))
+    count = n_windows(len(tokens), context, limit)
     for first in range(0, count, batch_size):
         starts = np.arange(first, min(first + batch_size, count)) * context
         yield windows(tokens, starts, context)

@@ -1,4 +1,4 @@
-"""Token shards on disk, and reading them."""
+"""Token shards on disk, and reading them; a loss over their first windows as bits a byte."""
 
 import json
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from .splits import SPLITS
 from .tokenizer import BYTE_VOCAB, END_OF_TEXT
 
 META = "meta.json"
+TOKEN_BYTES = "token_bytes.bin"
+"""uint32, one a token id: bytes of text that it stands for, 0 for end-of-text."""
 
 
 class Meta(Config):
@@ -32,6 +34,9 @@ class Meta(Config):
     """The token that follows every document."""
     source: str = ""
     """Where the text came from, for people."""
+    token_bytes: bool = False
+    """Whether token_bytes.bin stands beside the shards: a uint32 for each id, the bytes of text that it stands for. Left out
+    where that is not known exactly, as in tokenizers that change the text or have an unknown token."""
     content: str = ""
     """Hash of the text and of how it became tokens; the folder's name when left out."""
 
@@ -50,6 +55,8 @@ class Shards:
     vocab_size: int = BYTE_VOCAB
     """Different tokens that there may be."""
     dtype: str = "uint16"
+    token_bytes: bool = False
+    """Whether it is known how many bytes of text each token stands for."""
 
     def split(self, name: str) -> np.ndarray:
         """(tokens,) uint16 or uint32, memory-mapped."""
@@ -57,10 +64,25 @@ class Shards:
             return np.zeros(0, self.dtype)
         return np.memmap(self.folder / f"{name}.bin", dtype=self.dtype, mode="r")
 
-    def bits_per_byte(self, loss_nats: float, split: str) -> float:
-        """A loss in nats a token as bits a byte of text. The loss is over some windows of the split; their tokens are taken to
-        be as long as the split's are on average."""
-        return loss_nats / float(np.log(2)) * self.tokens[split] / self.text_bytes[split]
+    def bits_per_byte(self, loss_nats: float, split: str, context: int, limit: int) -> float:
+        """A mean loss in nats a token over the split's first windows (see n_windows) as bits a byte of their text.
+
+        Exact where the bytes of each token are known. Otherwise (shards of other programs; a tokenizer that changes the text)
+        the windows' tokens are taken to be as long as the split's are on average, which may be some per cent off.
+        """
+        targets = n_windows(self.tokens[split], context, limit) * context
+        size = 0
+        if self.token_bytes:
+            sizes = np.fromfile(self.folder / TOKEN_BYTES, np.uint32)
+            size = int(sizes[self.split(split)[1 : targets + 1]].sum(dtype=np.int64))
+        bytes_a_token = size / targets if size else self.text_bytes[split] / self.tokens[split]
+        return loss_nats / float(np.log(2)) / bytes_a_token
+
+
+def n_windows(n_tokens: int, context: int, limit: int) -> int:
+    """How many windows of context + 1 tokens an evaluation reads: the split's first, each beginning with the last one's last
+    token, at most `limit` tokens and at least one window."""
+    return min((n_tokens - 1) // context, max(1, limit // context))
 
 
 def read_shards(folder: Path) -> Shards:
@@ -79,7 +101,12 @@ def read_shards(folder: Path) -> Shards:
         raise UserError(f"{path}: tokens and text_bytes need each of {', '.join(SPLITS)}")
     for split in SPLITS:
         _check_size(folder / f"{split}.bin", meta.tokens[split] * np.dtype(meta.dtype).itemsize)
-    return Shards(folder, meta.content or folder.name, meta.tokens, meta.text_bytes, meta.vocab_size, meta.dtype)
+        if meta.tokens[split] and not meta.text_bytes[split]:
+            raise UserError(f"{path}: text_bytes.{split}: expected the bytes of text of {meta.tokens[split]:,} tokens, found 0")
+    if meta.token_bytes:
+        _check_size(folder / TOKEN_BYTES, meta.vocab_size * np.dtype(np.uint32).itemsize)
+    content = meta.content or folder.name
+    return Shards(folder, content, meta.tokens, meta.text_bytes, meta.vocab_size, meta.dtype, meta.token_bytes)
 
 
 def check_ids(shards: Shards, watch: Watch = unwatched) -> None:

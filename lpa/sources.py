@@ -1,19 +1,20 @@
 """Which texts a model reads: DataConfig; the files behind it, named by their content; their documents in order."""
 
-import glob
 import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .config import Config, Count, UserError
-from .text import LONG_BYTES, Heard, cut, documents, kind, library
-from .tokenizer import BYTE_VOCAB
+from .config import Config, Count, UserError, one_line
+from .paths import below, files_of
+from .text import LONG_BYTES, Heard, documents, kind, library
+from .tokenizer import BYTE_VOCAB, KINDS
 
 Watch = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done and how much there is."""
@@ -30,8 +31,8 @@ class DataConfig(Config):
     """stdlib: the source code of Python's own library, without its tests. text: the files that `text` names. hf: `dataset`,
     read with the datasets library. shards: tokens that `lpanas prepare` has written to the folder `shards`."""
     text: tuple[str, ...] = ()
-    """Globs of files, or folders (`~` and `**` work; relative to where the command is started): .jsonl and .parquet hold a
-    document a row, any other file is one; each also .gz or .zst. A text above 2 MiB is cut into documents at line ends."""
+    """Files, folders, or globs (`~` and `**` work; relative to where the command is started): .jsonl and .parquet hold a
+    document a row, any other file is one; each also .gz or .zst. A file above 2 MiB that has no rows is cut into documents."""
     dataset: str | None = None
     """A dataset's name, or a local folder that the datasets library reads."""
     split: str | None = None
@@ -55,15 +56,19 @@ class DataConfig(Config):
     def _check(self) -> Self:
         if (self.source == "text") != bool(self.text):
             raise ValueError("text: 'source: text' and a list of globs go together")
+        if not all(self.text):
+            raise ValueError("text: expected the names of files, folders or globs, found an empty one")
         if (self.source == "hf") != bool(self.dataset):
             raise ValueError("dataset: 'source: hf' and a dataset's name go together")
         if (self.source == "shards") != bool(self.shards):
             raise ValueError("shards: 'source: shards' and a folder go together")
         if self.split is not None and self.source != "hf":
             raise ValueError("split: only 'source: hf' has parts")
+        if self.tokenizer not in KINDS and self.tokenizer.lower() in KINDS:
+            raise ValueError(f"tokenizer: found '{self.tokenizer}', did you mean '{self.tokenizer.lower()}'?")
         if (self.tokenizer == "bpe") != (self.vocab_size is not None):
             raise ValueError("vocab_size: 'tokenizer: bpe' and its number of tokens go together")
-        if self.end_of_text is not None and self.tokenizer in ("bytes", "bpe"):
+        if self.end_of_text is not None and self.tokenizer in KINDS:
             raise ValueError("end_of_text: only a tokenizer.json needs it")
         if self.source == "shards" and self.tokenizer != "bytes":
             raise ValueError("tokenizer: 'source: shards' holds tokens already")
@@ -77,65 +82,98 @@ class DataConfig(Config):
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A file as it was when its content was named."""
+
+    path: Path
+    size: int
+    """Bytes on disk."""
+    changed: int
+    """When it was last written, in ns."""
+
+    @classmethod
+    def now(cls, path: Path) -> Self:
+        """The file as it is. Raises UserError."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"data.text: {path} cannot be read: {error.strerror}") from None
+        return cls(path, status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raises UserError when the file is not what it was: its tokens would bear the name of another text."""
+        if Seen.now(self.path) != self:
+            raise UserError(f"data.text: {self.path} was changed while it was read; start again when it is complete")
+
+
+@dataclass(frozen=True)
 class Part:
     """A file, or a dataset, by its content."""
 
     digest: bytes
     """32 bytes; of a short text file the SHA-256 of its text, which is also that of its only document."""
-    path: Path | None
-    """None: the dataset."""
-    size: int
-    """Bytes on disk; 0 where nobody knows."""
+    files: tuple[Seen, ...]
+    """One, or those of the dataset: none where it is not local."""
+    dataset: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk; 0 where nobody knows."""
+        return sum(file.size for file in self.files)
 
 
 def parts(config: DataConfig, watch: Watch = unwatched) -> list[Part]:
     """What the source is made of, equal files once, in the order of their digests. Raises UserError: no such files."""
     if config.source == "hf" and not _local(config):
-        return [Part(hashlib.sha256(repr(_builder_identity(config)).encode()).digest(), None, 0)]
-    files = _files(config)
-    whole, done, found = sum(path.stat().st_size for path in files), 0, dict[bytes, Part]()
-    for path in files:
+        return [Part(hashlib.sha256(repr(_builder_identity(config)).encode()).digest(), (), dataset=True)]
+    files = [Seen.now(path) for path in _files(config)]
+    whole, done, found = sum(file.size for file in files), 0, dict[bytes, Part]()
+    for file in files:
         watch("comparing files", done, whole)
-        digest, size = _digest(path, config)
-        done += size
+        digest = _digest(file, config)
+        done += file.size
         if digest is not None:
-            found[digest] = Part(digest, path, size)
+            found[digest] = Part(digest, (file,))
     ordered = [found[digest] for digest in sorted(found)]
     if config.source == "hf":
         key = hashlib.sha256(repr((config.split, config.text_field)).encode() + b"".join(part.digest for part in ordered))
-        return [Part(key.digest(), None, 0)]
+        return [Part(key.digest(), tuple(files), dataset=True)]
     return ordered
 
 
 def texts(config: DataConfig, found: list[Part], watch: Watch = unwatched, what: str = "reading") -> Iterator[bytes]:
-    """The documents of the parts, in order, each file's in its own; none is held longer than its turn."""
+    """The documents of the parts, in order, each file's in its own; none is held longer than its turn.
+
+    Raises UserError when a file is no longer what `parts` has named.
+    """
     done, whole = 0, sum(part.size for part in found)
     for part in found:
         yield from _part_texts(config, part, lambda position, done=done: watch(what, done + position, whole))
+        for file in part.files:
+            file.check()
         done += part.size
     watch(what, whole, whole)
 
 
 def _part_texts(config: DataConfig, part: Part, heard: Heard) -> Iterator[bytes]:
-    return _dataset_texts(config) if part.path is None else documents(part.path, config.text_field, heard)
+    return _dataset_texts(config) if part.dataset else documents(part.files[0].path, config.text_field, heard)
 
 
-def _digest(path: Path, config: DataConfig) -> tuple[bytes | None, int]:
-    """(digest, bytes) of a file; None leaves it out: an empty one, or one of the library in an older encoding."""
-    inner, zipped = kind(path)
+def _digest(file: Seen, config: DataConfig) -> bytes | None:
+    """The digest of a file; None leaves it out: an empty one, or one of the library in an older encoding."""
+    inner, zipped = kind(file.path)
     try:
-        size = path.stat().st_size
-        if not (inner or zipped) and size <= LONG_BYTES:
-            text = path.read_bytes()
+        if not (inner or zipped) and file.size <= LONG_BYTES:
+            text = file.path.read_bytes()
             if not text or (config.source == "stdlib" and not _is_utf8(text)):
-                return None, size
-            return hashlib.sha256(text).digest(), size
-        with open(path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+                return None
+            return hashlib.sha256(text).digest()
+        with open(file.path, "rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"data.text: {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"data.text: {file.path} cannot be read: {error.strerror}") from None
     field = config.text_field if inner else ""
-    return hashlib.sha256(f"{inner}{zipped} {field} {content}".encode()).digest(), size
+    return hashlib.sha256(f"{inner}{zipped} {field} {content}".encode()).digest()
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -151,22 +189,8 @@ def _files(config: DataConfig) -> list[Path]:
         root = Path(sysconfig.get_paths()["stdlib"])
         return [path for path in sorted(root.rglob("*.py")) if not any(map(_is_no_source, path.relative_to(root).parts))]
     if config.source == "hf":
-        return _below(Path(config.dataset or "").expanduser())
-    files: set[Path] = set()
-    for pattern in config.text:
-        folder = Path(os.path.expanduser(pattern))
-        named = map(Path, glob.glob(os.path.expanduser(pattern), recursive=True))
-        found = _below(folder) if folder.is_dir() else [path for path in named if path.is_file()]
-        if not found:
-            raise UserError(f"data.text: no file matches '{pattern}'")
-        files.update(found)
-    return sorted(files)
-
-
-def _below(folder: Path) -> list[Path]:
-    """The files of a folder and its folders, hidden ones left out."""
-    files = (path for path in folder.rglob("*") if not any(name.startswith(".") for name in path.relative_to(folder).parts))
-    return sorted(path for path in files if path.is_file())
+        return below(Path(config.dataset or "").expanduser())
+    return sorted({path for word in config.text for path in files_of(word)})
 
 
 def _is_no_source(name: str) -> bool:
@@ -177,7 +201,7 @@ def _is_no_source(name: str) -> bool:
 
 
 def _local(config: DataConfig) -> bool:
-    return Path(config.dataset or "").expanduser().is_dir()
+    return os.path.isdir(os.path.expanduser(config.dataset or ""))
 
 
 def _builder_identity(config: DataConfig) -> tuple[Any, ...]:
@@ -188,24 +212,29 @@ def _builder_identity(config: DataConfig) -> tuple[Any, ...]:
 
 def _dataset_texts(config: DataConfig) -> Iterator[bytes]:
     rows = _datasets(config, "load_dataset", split=config.split or "train", streaming=True)
-    for number, row in enumerate(_said(config, rows), 1):
-        text = row.get(config.text_field)
-        if not isinstance(text, str):
-            found = f"'{config.text_field}' in row {number}; its columns: {', '.join(row)}"
-            raise UserError(f"data.dataset: {config.dataset} has no text in {found}")
-        yield from cut([text.encode("utf-8")])
+    with _using_datasets(config):
+        for number, row in enumerate(rows, 1):
+            text = row.get(config.text_field)
+            if not isinstance(text, str):
+                found = f"'{config.text_field}' in row {number}; its columns: {', '.join(row)}"
+                raise UserError(f"data.dataset: {config.dataset} has no text in {found}")
+            if text:
+                yield text.encode("utf-8")
 
 
 def _datasets(config: DataConfig, function: str, **options: Any) -> Any:
     name = str(Path(config.dataset or "").expanduser()) if _local(config) else config.dataset
     datasets = library("datasets", "'source: hf' needs the datasets library", "hf")
-    return next(_said(config, (getattr(datasets, function)(name, **options) for _ in range(1))))
+    with _using_datasets(config):
+        return getattr(datasets, function)(name, **options)
 
 
-def _said(config: DataConfig, rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows; what goes wrong in the library (of the network, of the hub, of damaged files) as one line."""
+@contextmanager
+def _using_datasets(config: DataConfig) -> Generator[None]:
+    """What goes wrong in the library (of the network, of the hub, of damaged files) as one line."""
     try:
-        yield from rows
+        yield
+    except UserError:
+        raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"data.dataset: {config.dataset} cannot be read: {reason}") from None
+        raise UserError(f"data.dataset: {config.dataset} cannot be read: {one_line(error)}") from None

@@ -4,19 +4,20 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from .config import UserError, nearest
+from .config import UserError, nearest, one_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+KINDS = ("bytes", "bpe")
+"""The tokenizers that have a name; any other is a file."""
 END_OF_TEXT = 256
 """Of bytes: follows every document; the bytes themselves are tokens 0 to 255."""
 BYTE_VOCAB = 257
@@ -27,15 +28,23 @@ END_WORD = "<|endoftext|>"
 END_WORDS = (END_WORD, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<|im_end|>", "[SEP]")
 """What other tokenizers call it, the first that is there counts; `end_of_text` names another."""
 
-ASCII_WORD = re.compile(r" ?[A-Za-z]+|'(?:s|t|re|ve|m|ll|d)| ?[^\sA-Za-z0-9]+| ?[0-9]+|\s+(?!\S)|\s+", re.ASCII)
-"""What the `tokenizers` library's ByteLevel cuts ASCII text into before it merges (GPT-2's pattern)."""
+ASCII_WORD = re.compile(
+    r"[A-Za-z]++|'(?:s|t|re|ve|m|ll|d)|[^\sA-Za-z0-9]++| (?:[A-Za-z]++|[^\sA-Za-z0-9]++|[0-9]++)|[0-9]++|\s+(?!\S)|\s+",
+    re.ASCII,
+)
+"""What the `tokenizers` library's ByteLevel cuts ASCII text into before it merges (GPT-2's pattern); alternatives that start
+with one kind of character each, and that give nothing back, take 3/4 of the time."""
 RUN = re.compile(r"\s*\S+|\s+")
 """Of any text: pieces that this pattern never joins; Python's whitespace is Unicode's and NO_RUN."""
 NO_RUN = re.compile(r"[\x1c-\x1f]")
+BYTE_WORD = re.compile("<0x[0-9A-F]{2}>")
+"""How other tokenizers spell a byte."""
+ALPHABET = frozenset(chr(code) for code in [*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324)])
+"""ByteLevel's letters, one for each byte."""
 ASCII_LETTERS = {byte: 256 + byte for byte in range(33)} | {127: 289}
 """ByteLevel's letters for the ASCII characters that are not their own."""
-CACHE_BYTES = 48 * 2**20
-"""Of remembered words (assumption); about 200,000 words."""
+CACHE_BYTES = 96 * 2**20
+"""Of remembered words (assumption); about 400,000 words."""
 
 
 class Encoder(Protocol):
@@ -46,8 +55,12 @@ class Encoder(Protocol):
     end: int
     """The token that follows every document."""
 
-    def encode(self, texts: Sequence[bytes]) -> np.ndarray:
-        """(tokens,) uint16, or uint32 where the vocabulary needs it: each text and the end-of-text token after it."""
+    token_bytes: np.ndarray
+    """(vocab_size,) uint32: bytes of text that each token stands for, as far as its spelling says."""
+
+    def encode(self, texts: Sequence[bytes], ends: Sequence[bool] | None = None) -> np.ndarray:
+        """(tokens,) uint16, or uint32 where the vocabulary needs it: each text, and the end-of-text token after those that are
+        the ends of documents (all, when left out)."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -64,11 +77,12 @@ class Bytes:
     """Each byte is a token."""
 
     vocab_size, end = BYTE_VOCAB, END_OF_TEXT
+    token_bytes = np.append(np.ones(256, np.uint32), np.uint32(0))
 
-    def encode(self, texts: Sequence[bytes]) -> np.ndarray:
+    def encode(self, texts: Sequence[bytes], ends: Sequence[bool] | None = None) -> np.ndarray:
         """See Encoder."""
-        parts = [np.append(np.frombuffer(text, np.uint8).astype(np.uint16), np.uint16(END_OF_TEXT)) for text in texts]
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
+        last = np.cumsum([len(text) for text in texts], dtype=np.int64)[np.array(ends or [True] * len(texts), bool)]
+        return np.insert(np.frombuffer(b"".join(texts), np.uint8).astype(np.uint16), last, END_OF_TEXT)
 
     def save(self, folder: Path) -> None:
         """Nothing is needed."""
@@ -77,43 +91,53 @@ class Bytes:
 class Learned:
     """A tokenizer of the `tokenizers` library; words that look like special tokens are ordinary text."""
 
-    def __init__(self, tokenizer: "Tokenizer", end: int, source: Path | None = None) -> None:
+    def __init__(self, tokenizer: "Tokenizer", end: int, file: bytes | None = None, *, cache_bytes: int = CACHE_BYTES) -> None:
+        """`file`: the tokenizer.json that it was read from."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else a later fork prints a warning
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
-        self.tokenizer, self.end, self.source = tokenizer, end, source
+        self.tokenizer, self.end, self.file = tokenizer, end, file
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.dtype = np.dtype(dtype_of(self.vocab_size))
-        self.by_word = _cuts_at_words(tokenizer)
-        self.words, self.words_bytes = dict[str, bytes](), 0
+        rules = json.loads(tokenizer.to_str())
+        self.token_bytes, self.known = _token_bytes(rules, self.vocab_size), _characters(rules)
+        self.by_word = self.known is None and _cuts_at_words(rules)
+        self.model, self.words = tokenizer.model, Words(self._word, cache_bytes)
 
-    def encode(self, texts: Sequence[bytes]) -> np.ndarray:
-        """See Encoder. The texts together should be short: an encoding takes some hundred bytes a token."""
+    def encode(self, texts: Sequence[bytes], ends: Sequence[bool] | None = None) -> np.ndarray:
+        """See Encoder. The texts together should be short: an encoding takes some hundred bytes a token.
+
+        Raises UserError when the tokenizer has no token for a part of a text, instead of losing it.
+        """
         strings = [text.decode("utf-8") for text in texts]
-        if not self.by_word:
-            return np.frombuffer(b"".join(ids + self._pack([self.end]) for ids in self._library(strings)), self.dtype)
-        words = list[str]()
-        for text in strings:
-            words += _words(text)
-            words.append("")  # stands for end of text
-        self._learn(set(words))
-        return np.frombuffer(b"".join(map(self.words.__getitem__, words)), self.dtype)
+        try:
+            self._check_known(strings)
+            found = self._remembered(strings) if self.by_word else self._library(strings)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises Exception itself
+            raise UserError(f"data.tokenizer: cannot make tokens of the text: {one_line(error)}") from None
+        end = self._pack([self.end])
+        ended = zip(found, ends or [True] * len(found), strict=True)
+        return np.frombuffer(b"".join(ids + end * ends_here for ids, ends_here in ended), self.dtype)
 
-    def _learn(self, words: set[str]) -> None:
-        """Remember the ids of these words; see tests/benchmarks/prepare.py."""
-        new = words - self.words.keys()
-        if self.words_bytes > CACHE_BYTES:
-            self.words, self.words_bytes, new = dict[str, bytes](), 0, words
-        listed = [word for word in new if word]
-        others = [word for word in listed if not word.isascii()]
-        self.words.update(zip(others, self._library(others), strict=True))
-        model = self.tokenizer.model
-        for word in listed:
-            if word.isascii():  # by itself a word of the model: half the time of the whole way
-                self.words[word] = self._pack([token.id for token in model.tokenize(word.translate(ASCII_LETTERS))])
-        self.words[""] = self._pack([self.end])
-        self.words_bytes += sum(200 + 3 * len(word) for word in listed)
+    def _check_known(self, strings: list[str]) -> None:
+        if self.known is None:
+            return
+        for text in strings:
+            if lost := next((letter for letter in _cut(self.tokenizer, text) if letter not in self.known), None):
+                found = f"data.tokenizer: has no token for {lost!r}, and would drop it"
+                raise UserError(f"{found}; expected an unk_token, byte_fallback, or all bytes in its vocabulary")
+
+    def _remembered(self, strings: list[str]) -> list[bytes]:
+        return [b"".join(map(self.words.__getitem__, _words(text))) for text in strings]
+
+    def _word(self, word: str) -> bytes:
+        if not word.isascii():
+            return self._library([word])[0]
+        letters = word.translate(ASCII_LETTERS)  # by itself a word of the model: half the time of the whole way
+        return self._pack([token.id for token in self.model.tokenize(letters)])
 
     def _library(self, strings: list[str]) -> list[bytes]:
         return [self._pack(found.ids) for found in self.tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
@@ -123,19 +147,78 @@ class Learned:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, an unchanged copy where there is a file."""
-        if self.source is not None:
-            shutil.copyfile(self.source, folder / FILE)
+        if self.file is not None:
+            (folder / FILE).write_bytes(self.file)
         else:
             self.tokenizer.save(str(folder / FILE))
 
 
-def _cuts_at_words(tokenizer: "Tokenizer") -> bool:
+class Words(dict[str, bytes]):
+    """Words and their ids, made when they are first asked for; when full, those are forgotten that were not asked for since
+    the last time. See tests/benchmarks/prepare.py."""
+
+    def __init__(self, make: Callable[[str], bytes], limit: int) -> None:
+        """At most about `limit` bytes are held."""
+        super().__init__()
+        self.make, self.limit, self.size = make, limit, 0
+        self.before = dict[str, bytes]()
+
+    def __missing__(self, word: str) -> bytes:
+        ids = self.before.get(word) or self.make(word)
+        self.size += 200 + 3 * len(word)
+        if self.size > self.limit // 2:
+            self.before, self.size = dict(self), 0
+            self.clear()
+        self[word] = ids
+        return ids
+
+
+def _cuts_at_words(rules: dict[str, Any]) -> bool:
     """Whether a text's tokens are its words' tokens: GPT-2's way of cutting, nothing normalised, no words of its own."""
-    raw = json.loads(tokenizer.to_str())
-    cutting = raw["pre_tokenizer"] or {}
+    cutting = rules["pre_tokenizer"] or {}
     gpt2 = cutting.get("type") == "ByteLevel" and cutting.get("use_regex", True) and not cutting.get("add_prefix_space")
-    plain = raw["normalizer"] is None and all(token["special"] for token in raw["added_tokens"])
-    return bool(gpt2 and plain and raw["model"]["type"] == "BPE")
+    plain = rules["normalizer"] is None and all(token["special"] for token in rules["added_tokens"])
+    return bool(gpt2 and plain and rules["model"]["type"] == "BPE")
+
+
+def _of_bytes(rules: dict[str, Any]) -> bool:
+    """Whether the model reads ByteLevel's letters, one a byte."""
+    return '"ByteLevel"' in json.dumps([rules["pre_tokenizer"], rules["normalizer"]])
+
+
+def _token_bytes(rules: dict[str, Any], vocab_size: int) -> np.ndarray:
+    """See Encoder. Special tokens and the unknown one stand for none. Not exact where text is changed before it is cut, or gets
+    a space before it: `prepare` compares the sums with the text."""
+    model, sizes = rules["model"], np.zeros(vocab_size, np.uint32)
+    words = [pair[0] for pair in model["vocab"]] if isinstance(model["vocab"], list) else model["vocab"]  # of Unigram: a list
+    ids = range(len(words)) if isinstance(model["vocab"], list) else model["vocab"].values()
+    of_bytes = _of_bytes(rules)
+    for word, number in zip(words, ids, strict=True):
+        if of_bytes or (model.get("byte_fallback") and BYTE_WORD.fullmatch(word)):
+            sizes[number] = len(word) if of_bytes else 1
+        elif word != model.get("unk_token") and number != model.get("unk_id"):
+            sizes[number] = len(word.replace("\u2581", " ").encode("utf-8"))
+    for token in rules["added_tokens"]:
+        sizes[token["id"]] = 0 if token["special"] else len(token["content"].encode("utf-8"))
+    return sizes
+
+
+def _characters(rules: dict[str, Any]) -> frozenset[str] | None:
+    """What a BPE can read that silently drops anything else; None: this tokenizer drops nothing."""
+    model = rules["model"]
+    if model["type"] != "BPE" or model["unk_token"] or model["byte_fallback"]:
+        return None
+    prefix, suffix = model["continuing_subword_prefix"] or "", model["end_of_word_suffix"] or ""
+    known = frozenset(word.removeprefix(prefix).removesuffix(suffix) for word in model["vocab"])
+    return None if _of_bytes(rules) and known >= ALPHABET else known
+
+
+def _cut(tokenizer: "Tokenizer", text: str) -> Iterator[str]:
+    """The characters that a tokenizer's model reads."""
+    normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    text = normalizer.normalize_str(text) if normalizer else text
+    for word, _ in pre_tokenizer.pre_tokenize_str(text) if pre_tokenizer else [(text, None)]:
+        yield from word
 
 
 def _words(text: str) -> list[str]:
@@ -166,20 +249,23 @@ def read_tokenizer(path: Path, end_of_text: str | None) -> Learned:
     """The tokenizer in a tokenizer.json. Raises UserError: no such file, not a tokenizer, no end-of-text token."""
     from tokenizers import Tokenizer
 
+    content = _read(path)
     try:
-        tokenizer = Tokenizer.from_str(_read(path).decode("utf-8"))
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the library raises Exception itself
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"data.tokenizer: {path} holds no tokenizer: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"data.tokenizer: {path} holds no tokenizer: {one_line(error)}") from None
+    if dropout := getattr(tokenizer.model, "dropout", None):
+        raise UserError(f"data.tokenizer: {path} has dropout {dropout:g}, so that a text's tokens are random; set it to null")
     found = tokenizer.get_vocab(with_added_tokens=True)
     words = END_WORDS if end_of_text is None else (end_of_text,)
     end = next((found[word] for word in words if word in found), None)
     if end is None and end_of_text is not None:
         raise UserError(f"data.end_of_text: '{end_of_text}' is no token of {path}, {nearest(end_of_text, END_WORDS)}")
     if end is None:
-        raise UserError(f"data.tokenizer: {path} has none of the tokens {' '.join(words)}; name one with end_of_text")
-    return Learned(tokenizer, end, path)
+        raise UserError(
+            f"data.tokenizer: {path} has none of the tokens {' '.join(words)}; name one with end_of_text (--end-of-text)"
+        )
+    return Learned(tokenizer, end, content)
 
 
 def identity(path: Path, end_of_text: str | None) -> str:
@@ -191,4 +277,5 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"data.tokenizer: {path} cannot be read: {error.strerror}") from None
+        meant = f", {nearest(path.name, KINDS)} or a tokenizer.json" if not path.exists() and path.parent == Path() else ""
+        raise UserError(f"data.tokenizer: {path} cannot be read: {error.strerror}{meant}") from None

@@ -1,5 +1,6 @@
 """The command line: search, report, export, train, show, prepare."""
 
+import os
 import shlex
 import signal
 import sys
@@ -24,8 +25,15 @@ app = typer.Typer(
     help="Where does low rank belong in a Transformer?",
 )
 
+
+def _folder(word: str) -> Path:
+    if not word:
+        raise typer.BadParameter("expected a folder, found an empty name")
+    return Path(word)
+
+
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of results.")]
+Out = Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Folder of results.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. seed=1.")]
 Storage = Annotated[str | None, typer.Option(help="An Optuna storage URL instead of the folder's study.db.")]
 
@@ -54,14 +62,14 @@ def search(
 
 
 def _search(space: str, out: Path | None, storage: str | None, settings: list[str]) -> None:
-    from ..lpa.data import check_fits, open_shards
+    from ..lpa.data import check_fits
+    from ..lpa.prepare import open_shards
     from . import folder, preparing, study
     from .executor import LocalExecutor, Setup
     from .presets import load_space
 
     loaded = load_space(space, settings)
-    place = out or Path("runs") / loaded.name
-    folder.check_folder(place)
+    place = folder.check_folder(out or Path("runs") / loaded.name)
     with preparing.progress() as watch_data:
         shards = open_shards(loaded.proxy.data, watch_data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
@@ -125,7 +133,8 @@ def train(
 ) -> None:
     """Train a model; the same command goes on where it stopped. Results go to `train` beside CONFIG or to --out."""
     from ..lpa import train as training
-    from ..lpa.data import check_fits, open_shards
+    from ..lpa.data import check_fits
+    from ..lpa.prepare import open_shards
     from . import folder, preparing, terminal
 
     loaded = _train_config(config, settings)
@@ -135,8 +144,7 @@ def train(
     epochs = loaded.tokens / shards.tokens["train"]
     if epochs > 1.5:
         typer.echo(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", err=True)
-    place = out or config.parent / "train"
-    folder.check_folder(place, training.METRICS)
+    place = folder.check_folder(out or config.parent / "train", training.METRICS)
     done = training.steps_done(place, loaded, shards)
     with folder.held(place), Interrupt() as interrupt, closing(training.train(loaded, shards, place)) as run:
         try:
@@ -169,23 +177,48 @@ def show(
 
     path = Path(what)
     if path.is_dir():
+        _refuse(what, "a study has run", {"--coordinates": coordinates, "--set": settings})
         terminal.print_results(read_study(path), {"study": path})
     elif path.is_file() and "vary" not in read_yaml(path):
+        _refuse(what, "a training's config names one model", {"--coordinates": coordinates})
         terminal.print_config(_train_config(path, settings))
     else:
         space = load_space(what, settings or [])
+        if coordinates is not None:
+            _check_page(coordinates)
         terminal.print_space(space)
         if coordinates is not None:
             _draw_coordinates(space, coordinates)
 
 
+def _refuse(what: str, why: str, options: dict[str, object]) -> None:
+    """Raises UserError when an option is given that would do nothing."""
+    for name, value in options.items():
+        if value:
+            raise UserError(f"{name}: only a space has it, and {what} is none: {why}")
+
+
+def _check_page(page: Path) -> None:
+    """Raises UserError, before any work, when a page could not be written."""
+    if page.is_dir():
+        raise UserError(f"--coordinates {page}: is a folder; expected a file's name")
+    if not os.access(page.parent, os.W_OK):
+        what = "cannot be written" if page.parent.is_dir() else "is no folder"
+        raise UserError(f"--coordinates {page}: {page.parent} {what}")
+
+
 def _draw_coordinates(space: "Space", page: Path) -> None:
     from ..lpa.coordinates import coordinates
-    from ..lpa.data import open_shards
+    from ..lpa.data import check_fits
+    from ..lpa.prepare import open_shards
+    from . import preparing
     from .report import coordinates_figure
 
-    width = space.proxy.model.d_model
-    rows = coordinates(space.proxy, open_shards(space.proxy.data), [width * 2**power for power in range(4)], steps=4)
+    proxy, steps = space.proxy, 4
+    with preparing.progress() as watch_data:
+        shards = open_shards(proxy.data, watch_data)
+    check_fits(shards, proxy.data, steps * proxy.batch_tokens, proxy.model)
+    rows = coordinates(proxy, shards, [proxy.model.d_model * 2**power for power in range(4)], steps)
     try:
         coordinates_figure(rows).write_html(page)
     except OSError as error:
@@ -196,16 +229,17 @@ def _draw_coordinates(space: "Space", page: Path) -> None:
 @app.command()
 def prepare(
     source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, globs; or stdlib; or hf:NAME.")],
-    out: Annotated[Path, typer.Option(help="Folder of the token shards.")],
+    out: Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder of the token shards.")],
     tokenizer: Annotated[str, typer.Option(metavar="bytes|bpe|FILE", help="FILE: a tokenizer.json.")] = "bytes",
     vocab_size: Annotated[int | None, typer.Option(help="Tokens of a bpe.")] = None,
     text_field: Annotated[str, typer.Option(help="Field or column that holds a document.")] = "text",
+    end_of_text: Annotated[str | None, typer.Option(help="Token of a tokenizer.json that ends a document.")] = None,
 ) -> None:
     """Make token shards of text, once for many searches; interrupted, it leaves nothing behind."""
     from ..lpa.prepare import prepare as write_shards  # nothing on this way imports torch
     from . import preparing
 
-    config = preparing.config(source, tokenizer, vocab_size, text_field)
+    config = preparing.config(source, tokenizer, vocab_size, text_field, end_of_text)
     try:
         with preparing.progress() as watch_data:
             shards = write_shards(config, out, watch_data)
@@ -244,13 +278,15 @@ class Interrupt:
 
 def main() -> None:
     """The entry point: a mistake by the user is one line on stderr and exit code 2."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _as_interrupt)
     try:
         code = app(standalone_mode=False)
     except UserError as error:
         code = _say(str(error), 2)
     except typer.TyperException as error:
-        code = _say(" ".join(error.format_message().split()), 2)
+        code = _say(" ".join(error.format_message().split()), 2)  # nothing to say after the help
     except (KeyboardInterrupt, typer.Abort):
         code = _say("stopped", 130)
     except BrokenPipeError:
@@ -259,7 +295,8 @@ def main() -> None:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"lpanas: {text}", file=sys.stderr)
+    if text:
+        print(f"lpanas: {text}", file=sys.stderr)
     return code
 
 

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 import torch
 
-from ..lpa.data import read_shards
+from ..lpa.shards import read_shards
 from ..lpa.train import TrainConfig
 from . import nursery
 from .proxy import Advanced, Job, Record, run_proxy

@@ -34,15 +34,17 @@ def study_name(folder: Path, url: str | None) -> str:
     return folder.resolve().name if url else "lpanas"
 
 
-def check_folder(folder: Path, marker: str = ENVIRONMENT) -> None:
-    """Raises UserError when a folder holds other things than a study's (or than those of a training, by its marker's name);
-    touches nothing."""
+def check_folder(folder: Path, marker: str = ENVIRONMENT) -> Path:
+    """The folder, without `..` in its name; touches nothing. Raises UserError when it holds other things than a study's (or
+    than those of a training, by its marker's name)."""
+    folder = folder.resolve() if ".." in folder.parts else folder
     try:
         names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise UserError(f"--out {folder}: {error.strerror}") from None
     if marker not in names and DATABASE not in names and set(names) - {LOCK}:
         raise UserError(f"--out {folder}: holds '{names[-1]}' and no {marker}; expected a new or empty folder")
+    return folder
 
 
 @contextmanager

@@ -19,8 +19,16 @@ WIDTH = 120
 """Columns where there is no terminal to ask."""
 
 
-def config(source: Sequence[str], tokenizer: str, vocab_size: int | None, text_field: str) -> DataConfig:
+def config(
+    source: Sequence[str], tokenizer: str, vocab_size: int | None, text_field: str, end_of_text: str | None
+) -> DataConfig:
     """The config that the command line's words mean. Raises UserError."""
+    if "" in source:
+        raise UserError("SOURCE: expected files, folders or globs, found an empty name")
+    if tokenizer.lower() == "bpe" and vocab_size is None:
+        raise UserError("--tokenizer bpe needs its number of tokens: --vocab-size N")
+    if tokenizer.lower() != "bpe" and vocab_size is not None:
+        raise UserError(f"--vocab-size: only '--tokenizer bpe' has it, found '{tokenizer}'")
     named: dict[str, Any] = {"source": "text", "text": tuple(source)}
     special = [word for word in source if word == "stdlib" or word.startswith("hf:")]
     if special and len(source) > 1:
@@ -29,9 +37,8 @@ def config(source: Sequence[str], tokenizer: str, vocab_size: int | None, text_f
         named = {"source": "stdlib"}
     elif special:
         named = {"source": "hf", "dataset": special[0].removeprefix("hf:")}
-    return DataConfig.parse(
-        named | {"tokenizer": tokenizer, "vocab_size": vocab_size, "text_field": text_field}, "lpanas prepare"
-    )
+    rules = {"tokenizer": tokenizer, "vocab_size": vocab_size, "text_field": text_field, "end_of_text": end_of_text}
+    return DataConfig.parse(named | rules, "prepare")
 
 
 @contextmanager
@@ -56,7 +63,7 @@ def progress() -> Generator[Watch]:
 
 
 def print_shards(shards: Shards) -> None:
-    """Tokens and bytes of each split, and how a config names them."""
+    """Tokens and bytes of each split, and how a config names them; a split that is empty is warned of."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("split", "tokens", "bytes of text", "bytes a token"):
@@ -68,3 +75,6 @@ def print_shards(shards: Shards) -> None:
     console.print(f"{shards.vocab_size:,} different tokens as {shards.dtype}; in a space or a config:", markup=False)
     console.print(f"  data: {{source: shards, shards: {shards.folder.absolute()}}}", markup=False, soft_wrap=True)
     console.print(f"  model: {{vocab_size: {shards.vocab_size}, ...}}, or more", markup=False)
+    if empty := [split for split in SPLITS if not shards.tokens[split]]:
+        advice = "a search needs many documents: several files, rows, or a text file well above 2 MiB"
+        print(f"lpanas: no document fell to {' and '.join(empty)}; {advice}", file=sys.stderr)

@@ -162,6 +162,7 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Generator[Advanc
     if device.type == "cuda":
         torch.cuda.empty_cache()
     loss = curve[-1][1] if status == "complete" else None
+    bits = None if loss is None else shards.bits_per_byte(loss, "valid", job.model.context, config.data.valid_tokens)
     yield Record(
         **job.model_dump(exclude={"model", "target"}),
         model=job.model,
@@ -169,7 +170,7 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Generator[Advanc
         status=status,
         reason=reason,
         loss_nats=loss,
-        bits_per_byte=None if loss is None else shards.bits_per_byte(loss, "valid"),
+        bits_per_byte=bits,
         tokens=tokens,
         curve=tuple(curve),
         measured=Measured(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from lpanas.lpa.data import DataConfig, Shards, open_shards
+from lpanas.lpa.data import DataConfig, Shards
 from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.prepare import open_shards
 from lpanas.search import cli
 from lpanas.search.executor import LocalExecutor, Setup
 from making import Call, tiny_space

@@ -32,8 +32,9 @@ search: {trials: 6, noise_seeds: 2, workers: 1}
 
 
 def hear_interrupts() -> None:
-    """A child of a background job would ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A child of a background job would ignore Ctrl-C, and one under nohup the end of its terminal."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def tiny_space(*settings: str) -> Space:

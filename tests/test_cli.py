@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lpanas.lpa.data import DataConfig
+from lpanas.search.folder import check_folder
 from making import TINY, Call
 
 
@@ -71,12 +72,46 @@ def test_a_file_that_is_no_space_is_one_line_with_its_place(text: str, call: Cal
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_source_says_how_many_tokens_it_has_and_needs(call: Call, space: Path, tmp_path: Path) -> None:
+def test_an_empty_source_is_said(call: Call, space: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     source = f"proxy.data={{source: text, text: ['{tmp_path}/empty.txt']}}"
     code, _, err = call("search", space, "--out", tmp_path / "out", "--set", source)
     assert code == 2
-    assert "0 tokens found, 641 needed" in err
+    assert err == f"lpanas: data: no text in {tmp_path}/empty.txt\n"
+
+
+def test_an_option_of_show_that_would_do_nothing_is_refused(call: Call, space: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("model: {}")
+    cases = {
+        (tmp_path, "--set", "seed=1"): f"--set: only a space has it, and {tmp_path} is none",
+        (tmp_path, "--coordinates", "a.html"): "--coordinates: only a space has it",
+        (tmp_path / "train.yaml", "--coordinates", "a.html"): "--coordinates: only a space has it",
+        (space, "--coordinates", tmp_path): f"--coordinates {tmp_path}: is a folder; expected a file's name",
+        (space, "--coordinates", tmp_path / "none" / "a.html"): f"none/a.html: {tmp_path}/none is no folder",
+        (
+            space,
+            "--coordinates",
+            tmp_path / "a.html",
+            "--set",
+            "proxy.model.vocab_size=200",
+        ): "model.vocab_size: 200 is less than",
+    }
+    for words, line in cases.items():
+        code, _, err = call("show", *words)
+        assert code == 2
+        assert line in err
+        assert len(err.splitlines()) == 1
+
+
+def test_without_a_command_there_is_help_and_no_mistake(call: Call) -> None:
+    code, out, err = call()
+    assert (code, err) == (2, "")
+    assert "prepare" in out
+
+
+def test_a_double_dot_in_out_makes_no_folder(tmp_path: Path) -> None:
+    assert check_folder(tmp_path / "x" / ".." / "y") == tmp_path / "y"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
-from lpanas.lpa.data import (
-    BYTE_VOCAB,
-    END_OF_TEXT,
-    SPLITS,
-    Batches,
-    DataConfig,
-    Shards,
-    check_fits,
-    open_shards,
-    read_shards,
-    valid_batches,
-    windows,
-)
+from lpanas.lpa.data import Batches, check_fits, valid_batches, windows
 from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.prepare import open_shards
+from lpanas.lpa.shards import Shards, read_shards
+from lpanas.lpa.sources import DataConfig
+from lpanas.lpa.splits import HELD_OUT_PIECE_BYTES, SPLITS, mixed, pieces
+from lpanas.lpa.tokenizer import BYTE_VOCAB, END_OF_TEXT
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +38,14 @@ def write(tmp_path: Path) -> Callable[[dict[str, bytes]], DataConfig]:
     return write
 
 
+def text_of(shards: Shards, split: str) -> bytes:
+    """All text of a split."""
+    tokens = np.asarray(shards.split(split))
+    return tokens[tokens != END_OF_TEXT].astype(np.uint8).tobytes()
+
+
 def documents(shards: Shards, split: str) -> list[bytes]:
-    """The texts of a split, read back."""
+    """The texts of a split of short documents, or of training, read back."""
     tokens = shards.split(split)
     ends = np.flatnonzero(tokens == END_OF_TEXT)
     return [tokens[first + 1 : last].astype(np.uint8).tobytes() for first, last in pairwise([-1, *ends])]
@@ -58,12 +57,16 @@ def test_the_standard_library_comes_whole_without_its_tests(stdlib: Shards) -> N
     def texts(*globs: str) -> set[bytes]:
         return {path.read_bytes() for pattern in globs for path in root.glob(pattern)}
 
-    held = {text for split in SPLITS for text in documents(stdlib, split)}
+    held = set(documents(stdlib, "train"))
     library = texts("*.py", "json/*.py", "asyncio/*.py", "email/*.py") - {b""}
-    assert len(library & held) > 0.99 * len(library)
+    rest = b"".join(text_of(stdlib, split) for split in ("valid", "test"))
+    held_out = {text for text in library - held if all(piece.text in rest for piece in pieces(text, 0, HELD_OUT_PIECE_BYTES))}
+    assert len(library & held) > 0.8 * len(library)
+    assert len(library & held | held_out) > 0.99 * len(library)
     assert not held & texts("test/test_*.py", "*/test/test_*.py", "*/tests/test_*.py", "*/idle_test/test_*.py")
     assert not held & texts("site-packages/*/__init__.py")
-    assert sum(stdlib.tokens.values()) == sum(len(text) + 1 for text in held)
+    for split in SPLITS:
+        assert stdlib.text_bytes[split] == len(text_of(stdlib, split))
 
 
 def test_the_standard_library_is_enough_text_for_five_million_tokens(stdlib: Shards, tiny: ModelConfig) -> None:
@@ -179,13 +182,13 @@ def test_windows_start_where_they_are_asked_to() -> None:
 
 
 @given(loss=st.floats(0, 10), tokens=st.integers(1, 10**9), text_bytes=st.integers(1, 10**9))
-def test_bits_per_byte_has_its_closed_form(loss: float, tokens: int, text_bytes: int) -> None:
+def test_bits_per_byte_of_tokens_of_unknown_length_has_its_closed_form(loss: float, tokens: int, text_bytes: int) -> None:
     shards = Shards(Path(), "", {"valid": tokens}, {"valid": text_bytes})
-    assert shards.bits_per_byte(loss, "valid") * text_bytes == pytest.approx(math.log2(math.e) * loss * tokens)
+    assert shards.bits_per_byte(loss, "valid", 1, 1) * text_bytes == pytest.approx(math.log2(math.e) * loss * tokens)
 
 
 def test_a_uniform_guess_over_the_bytes_is_eight_bits_a_byte() -> None:
-    assert Shards(Path(), "", {"valid": 7}, {"valid": 7}).bits_per_byte(math.log(256), "valid") == pytest.approx(8)
+    assert Shards(Path(), "", {"valid": 7}, {"valid": 7}).bits_per_byte(math.log(256), "valid", 2, 4) == pytest.approx(8)
 
 
 def line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -259,12 +262,13 @@ def test_a_vocabulary_smaller_than_the_datas_is_refused(tiny: ModelConfig) -> No
     assert line(error) == "model.vocab_size: 256 is less than the data's 257 different tokens"
 
 
-def test_short_files_stand_in_the_order_of_their_hashes_in_every_split(write: Callable[[dict[str, bytes]], DataConfig]) -> None:
-    """So that shards of the first version, the standard library's among them, stay what they were."""
+def test_short_files_stand_in_the_order_of_hashes_in_every_split(write: Callable[[dict[str, bytes]], DataConfig]) -> None:
+    """Whatever becomes other shards of the same text needs another name, and a new one here (and in FORMAT)."""
     texts = [f"page {number} é".encode() for number in range(200)]
     shards = open_shards(write({f"{number}.txt": text for number, text in enumerate(texts)}))
     by_hash = sorted(texts, key=lambda text: hashlib.sha256(text).digest())
     for split in SPLITS:
         found = documents(shards, split)
-        assert found == [text for text in by_hash if text in found]
-    assert shards.content == "d0b56f7cf801100f"
+        in_order = [piece.text for piece in mixed(by_hash)] if split != "train" else by_hash
+        assert found == [text for text in in_order if text in found]
+    assert shards.content == "a03266442c7bbdd9"

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lpanas.lpa.config import UserError
-from lpanas.lpa.data import DataConfig, open_shards, read_shards
+from lpanas.lpa.prepare import open_shards
+from lpanas.lpa.shards import read_shards
+from lpanas.lpa.sources import DataConfig
 
 Make = Callable[..., Path]
 
@@ -56,6 +58,22 @@ def test_a_token_out_of_range_is_named_with_its_place(make: Make) -> None:
     with pytest.raises(UserError) as error:
         open_shards(DataConfig(source="shards", shards=str(folder)))
     assert str(error.value) == f"{folder}/train.bin: token 8 is 8, but vocab_size is 8"
+
+
+def test_the_bytes_of_the_windows_targets_are_summed(make: Make) -> None:
+    folder = make(token_bytes=True)
+    np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], np.uint32).tofile(folder / "token_bytes.bin")
+    shards = read_shards(folder)  # two windows of 3: targets 1 to 6, which stand for 21 bytes
+    assert shards.bits_per_byte(np.log(2), "valid", 3, 7) == pytest.approx(6 / 21)
+    (folder / "token_bytes.bin").write_bytes(bytes(39))
+    with pytest.raises(UserError, match=r"token_bytes\.bin: truncated: 39 bytes found, 40 expected"):
+        read_shards(folder)
+
+
+def test_tokens_without_text_are_refused(make: Make) -> None:
+    folder = make(text_bytes={"train": 10, "valid": 0, "test": 10})
+    with pytest.raises(UserError, match=r"meta\.json: text_bytes\.valid: expected the bytes of text of 10 tokens, found 0"):
+        read_shards(folder)
 
 
 BAD_METAS = {

@@ -8,7 +8,8 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.sources import DataConfig, parts, texts
 
-needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs the extra hf (datasets)")
+TOO_LARGE = "needs the extra hf, whose datasets is too large for every run"
+needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason=TOO_LARGE)
 
 
 def test_a_folder_gives_its_files_but_hidden_ones(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 import hashlib
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lpanas.lpa import splits
-from lpanas.lpa.splits import Known, Sample, by_split, split_of
+from lpanas.lpa.splits import HELD_OUT_PIECE_BYTES, Known, Sample, by_split, pieces, split_of
 
 
 def key(text: bytes) -> bytes:
@@ -46,24 +44,51 @@ def test_a_sample_is_a_prefix_by_hash_whatever_the_order(texts: list[bytes], lim
 
 @given(texts=TEXTS)
 def test_every_document_lands_once_in_its_split_and_held_out_ones_by_hash(texts: list[bytes]) -> None:
-    found = list(by_split(texts))
+    found = [(split, piece.text) for split, piece in by_split(texts)]
     assert sorted(text for _, text in found) == sorted(set(texts))
     assert all(split == split_of(key(text)) for split, text in found)
     for split in ("valid", "test"):
         part = [text for name, text in found if name == split]
-        assert part == sorted(part, key=key)
+        assert part == sorted(part, key=lambda text: key(key(text) + bytes(8)))
     train = [text for name, text in found if name == "train"]
     assert train == [text for text in dict.fromkeys(texts) if text in train]
 
 
-def test_held_out_text_past_its_cap_is_trained_on_and_never_straddles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "HELD_OUT_BYTES", 300)
-    monkeypatch.setattr(splits, "KNOWN_DOCUMENTS", 100)  # so that repeats come through, too
+def test_held_out_text_past_its_cap_is_trained_on_and_never_straddles() -> None:
     texts = [b"page %06d" % (number % 2000) for number in range(4000)]
-    found = list(by_split(texts))
+    held_out = by_split(texts, held_out_bytes=300, known_documents=100)  # so few that repeats come through, too
+    found = [(split, piece.text) for split, piece in held_out]
     parts = {split: [text for name, text in found if name == split] for split in ("train", "valid", "test")}
     assert set(parts["train"]) | set(parts["valid"]) | set(parts["test"]) == set(texts)
     assert not set(parts["train"]) & {*parts["valid"], *parts["test"]}
     for split in ("valid", "test"):
         fair = sorted({text for text in texts if split_of(key(text)) == split}, key=key)
-        assert parts[split] == fair[: 300 // 11]
+        assert set(parts[split]) == set(fair[: 300 // 11])
+        assert len(parts[split]) == 300 // 11
+
+
+def test_a_document_is_in_one_split_whole_and_ends_once() -> None:
+    texts = [b"%d\n" % number + b"line %d\n" % number * (number * 97 % 4000) for number in range(300)] + [b"long " * 2**20]
+    found = list(by_split(texts))
+    for split in ("valid", "test"):
+        assert max(len(piece.text) for name, piece in found if name == split) <= HELD_OUT_PIECE_BYTES
+    for text in texts:
+        expected = pieces(text) if split_of(key(text)) == "train" else pieces(text, 0, HELD_OUT_PIECE_BYTES)
+        for piece in expected:
+            assert (split_of(key(text)), piece) in found
+        assert [piece.ends for piece in expected] == [False] * (len(expected) - 1) + [True]
+    assert sum(len(piece.text) for _, piece in found) == sum(map(len, texts))
+
+
+def test_the_first_32_ki_tokens_of_validation_are_of_many_documents() -> None:
+    texts = [b"line %d\n" % number * 9000 for number in range(400)]  # 80 kB each
+    valid = b"".join(piece.text for split, piece in by_split(texts) if split == "valid")
+    n_documents = sum(split_of(key(text)) == "valid" for text in texts)
+    assert n_documents > 12
+    assert len(set(valid[: 2**15].splitlines()[:-1])) >= 6  # of 8 pieces; whole documents in a row would be one
+
+
+def test_a_document_that_would_be_most_of_a_split_is_trained_on() -> None:
+    texts = [b"%d" % number * 400 for number in range(200)]
+    found = {split for split, _ in by_split(texts, held_out_bytes=400 * 7)}
+    assert found == {"train"}

@@ -86,6 +86,20 @@ def test_a_long_text_with_lines_is_cut_after_lines(tmp_path: Path) -> None:
     assert len(pieces) < 2 * len(lines) / PIECE_BYTES
 
 
+def test_a_long_text_without_lines_is_cut_before_spaces() -> None:
+    pieces = list(cut([b"some words " * 10_000], 0, 1000))
+    assert b"".join(pieces) == b"some words " * 10_000
+    assert all(piece.startswith(b" ") for piece in pieces[1:])
+    assert max(map(len, pieces)) <= 1000
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_long_row_is_one_document(form: str, tmp_path: Path) -> None:
+    texts = ["short", "long\n" * LONG_BYTES, "short, too"]
+    (tmp_path / f"a{form}").write_bytes(FORMS[form](texts))
+    assert list(documents(tmp_path / f"a{form}", "text")) == [text.encode() for text in texts]
+
+
 def test_positions_are_told_in_order_and_within_the_file(tmp_path: Path) -> None:
     for name, content in {"a.jsonl": rows(TEXTS), "a.jsonl.gz": gzip.compress(rows(TEXTS)), "a.parquet": table(TEXTS)}.items():
         heard: list[int] = []
@@ -102,6 +116,7 @@ BAD_ROWS = {
     b'{"text": 5}': r"a.jsonl:1: expected text in 'text', found a int",
     b'{"text": null}': r"a.jsonl:1: expected text in 'text', found a NoneType",
     b'{"text": "caf\xe9"}': r"a.jsonl:1: not UTF-8",
+    b'{"text": "a", "n": ' + b"9" * 5000 + b"}": r"a.jsonl:1: not JSON that can be read: a number of too many digits",
     b'{"text": "\\ud800"}': r"a.jsonl:1: 'text' holds half of a surrogate pair, which is no text",
 }
 

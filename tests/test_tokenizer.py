@@ -47,12 +47,13 @@ def test_every_character_next_to_blanks_gives_the_librarys_ids(bpe: Learned) -> 
         assert bpe.encode(texts).tolist() == library(bpe, texts)
 
 
-def test_real_text_gives_the_librarys_ids_also_when_words_are_forgotten(bpe: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_text_gives_the_librarys_ids_also_when_words_are_forgotten(bpe: Learned) -> None:
     texts = [path.read_bytes() for path in sorted((LIBRARY / "email").glob("*.py"))]
     expected = library(bpe, texts)
     assert bpe.encode(texts).tolist() == expected
-    monkeypatch.setattr("lpanas.lpa.tokenizer.CACHE_BYTES", 1000)
-    assert [number for text in texts for number in bpe.encode([text]).tolist()] == expected
+    forgetful = Learned(bpe.tokenizer, bpe.end, cache_bytes=1000)
+    assert [number for text in texts for number in forgetful.encode([text]).tolist()] == expected
+    assert len(forgetful.words) + len(forgetful.words.before) < 10
 
 
 @given(text=st.text())
@@ -100,6 +101,7 @@ def make(kind: str, bpe: Learned, folder: Path) -> Path:
     if kind == "spaces before":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     elif kind == "metaspace":
+        tokenizer.model.unk_token = "!"
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
     elif kind == "words of its own":
@@ -121,6 +123,40 @@ def test_a_file_gives_the_librarys_ids_whatever_its_rules(kind: str, bpe: Learne
     learned = read_tokenizer(path, None)
     expected = [[*tokenizer.encode(text.decode(), add_special_tokens=False).ids, learned.end] for text in texts]
     assert learned.encode(texts).tolist() == [number for ids in expected for number in ids]
+
+
+@pytest.mark.parametrize("kind", ["the same", "words of its own"])
+def test_the_bytes_of_tokens_add_up_to_the_text(kind: str, bpe: Learned, tmp_path: Path) -> None:
+    learned = read_tokenizer(make(kind, bpe, tmp_path), None)
+    for text in ("def f(x y):\n    return 'x'  # don't  \n", "é x y 漢字 😀\x00", f"a{END_WORD}b"):
+        assert learned.token_bytes[learned.encode([text.encode()])].sum() == len(text.encode())
+    for number in range(256):
+        letter = sorted(pre_tokenizers.ByteLevel.alphabet())[number]
+        assert learned.token_bytes[learned.tokenizer.token_to_id(letter)] == 1
+
+
+def test_only_the_ends_of_documents_are_followed_by_end_of_text(bpe: Learned) -> None:
+    for encoder in (Bytes(), bpe):
+        texts, ends = [b"one", b"two", b"three"], [False, True, False]
+        ids = [encoder.encode([text], [end]).tolist() for text, end in zip(texts, ends, strict=True)]
+        assert encoder.encode(texts, ends).tolist() == ids[0] + ids[1] + ids[2]
+        assert [one[-1] == encoder.end for one in ids] == ends
+
+
+def test_a_tokenizer_that_loses_text_or_is_random_is_refused(bpe: Learned, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "</s>": 2}, []))
+    tokenizer.save(str(path))
+    assert read_tokenizer(path, None).encode([b"abba"]).tolist() == [0, 1, 1, 0, 2]
+    with pytest.raises(UserError, match="has no token for 'c', and would drop it; expected an unk_token"):
+        read_tokenizer(path, None).encode([b"abc"])
+    tokenizer.model.dropout = 0.5
+    tokenizer.save(str(path))
+    with pytest.raises(UserError, match=r"t\.json has dropout 0\.5, so that a text's tokens are random"):
+        read_tokenizer(path, None)
+    Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="<unk>")).save(str(path))
+    with pytest.raises(UserError, match=r"cannot make tokens of the text: WordLevel error: Missing \[UNK\]"):
+        read_tokenizer(path, None).encode([b"b"])
 
 
 def test_a_saved_tokenizer_is_read_again_and_a_file_is_copied_unchanged(bpe: Learned, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ RUN = re.compile(r"\s*\S+|\s+")
 NO_RUN = re.compile(r"[\x1c-\x1f]")
 ASCII_LETTERS = {byte: 256 + byte for byte in range(33)} | {127: 289}
 """ByteLevel's letters for the ASCII characters that are not their own."""
-CACHE_BYTES = 96 * 2**20
-"""Of remembered words (assumption); about 400,000 words."""
+CACHE_BYTES = 64 * 2**20
+"""Of remembered words (assumption); about 280,000 words, which take up to twice as much."""
 
 
 class Encoder(Protocol):

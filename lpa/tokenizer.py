@@ -43,8 +43,8 @@ ALPHABET = frozenset(chr(code) for code in [*range(33, 127), *range(161, 173), *
 """ByteLevel's letters, one for each byte."""
 ASCII_LETTERS = {byte: 256 + byte for byte in range(33)} | {127: 289}
 """ByteLevel's letters for the ASCII characters that are not their own."""
-CACHE_BYTES = 96 * 2**20
-"""Of remembered words (assumption); about 400,000 words."""
+CACHE_BYTES = 48 * 2**20
+"""Of remembered words (assumption); about 210,000 words, which take up to twice as much."""
 
 
 class Encoder(Protocol):

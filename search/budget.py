@@ -25,7 +25,7 @@ RankChoice = Annotated[str, BeforeValidator(_rank_choice)]
 
 
 def _bands(value: object) -> object:
-    return value if isinstance(value, (list, tuple)) else [value]
+    return value if isinstance(value, (list, tuple)) else (value,)  # a list would be no tuple to a strict config
 
 
 class Listed(Config):

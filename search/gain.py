@@ -27,7 +27,7 @@ def pool(space: Space, known: Sequence[Known], level: int) -> Iterator[dict[str,
         return
     yield from islice(space.points(Random(f"{space.seed} pool")), POOL // 2)
     judged = [run for run in known if level in run.losses]
-    chosen = non_dominated(np.array([run.values(space.objectives, level) for run in judged]).reshape(len(judged), -1))
+    chosen = non_dominated(np.array([run.values(space.objectives, level) for run in judged]).reshape(-1, len(space.objectives)))
     front = [run.job.params for run, on_front in zip(judged, chosen, strict=True) if on_front]
     near = [
         point | {name: choice}

@@ -51,10 +51,16 @@ def by_gain(space: Space, new: Sequence[Candidate], known: Sequence[Known], leve
         foreseen, _ = model.predict(features(space, [run.job.params for run in ahead]))
         rows += [[loss, *_costs(space, run.job.costs)] for loss, run in zip(foreseen, ahead, strict=True)]
     front, costs = np.array(rows), np.array([_costs(space, candidate.costs) for candidate in new]).reshape(len(new), -1)
-    reference = np.array([front[:, 0].max(), *np.concatenate([front[:, 1:], costs]).max(axis=0)])
+    reference = _beyond(front[:, :1]).tolist() + _beyond(np.concatenate([front[:, 1:], costs])).tolist()
     mean, deviation = model.predict(features(space, [candidate.params for candidate in new]))
-    gains = expected_gain(mean, deviation, costs, front, reference, seed)
+    gains = expected_gain(mean, deviation, costs, front, np.array(reference), seed)
     yield from (new[place] for place in np.argsort(-gains, kind="stable"))
+
+
+def _beyond(points: np.ndarray) -> np.ndarray:
+    """A hundredth of each column's range beyond its worst value, so that the ends of a front count, too. (n, m) -> (m,)"""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return high + 0.01 * (high - low)
 
 
 def features(space: Space, points: Sequence[Mapping[str, str]]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from random import Random
 
@@ -83,6 +84,7 @@ def _indicators(values: Sequence[str], choices: Sequence[str]) -> list[list[floa
     return [[float(value == choice) for value in values] for choice in choices]
 
 
+@cache
 def _halvings(choice: str) -> float:
     """How often full rank was halved; dense counts as not at all."""
     rank = parse_rank(choice)

@@ -32,7 +32,7 @@ class Proposer:
 
     def is_new(self, candidate: Candidate) -> bool:
         """Whether its model was never trained."""
-        return candidate.proxy.model_dump_json() not in self.seen
+        return candidate.trained not in self.seen
 
     def propose(self, known: Sequence[Known]) -> tuple[Candidate | None, tuple[Refusal, ...]]:
         """The next candidate to train, or None when the space has no other; and what was refused on the way."""
@@ -78,5 +78,5 @@ class Proposer:
         """Why a candidate is refused; None for one that may be trained."""
         if not candidate.feasible:
             return f"above the limit of {', '.join(self.space.broken(candidate.costs))}"
-        run = self.seen.get(candidate.proxy.model_dump_json())
+        run = self.seen.get(candidate.trained)
         return None if run is None else f"the model of {run}"

@@ -316,6 +316,11 @@ class Candidate:
     feasible: bool
     """Whether the costs keep to the space's limits."""
 
+    @cached_property
+    def trained(self) -> str:
+        """What is trained, as text: candidates with equal texts are one."""
+        return self.proxy.model_dump_json()
+
 
 def _rank_key(group: str, band: int, bands: int) -> str:
     return f"rank {group}" if bands == 1 else f"rank {group} band {band}"

@@ -50,9 +50,10 @@ def fit(x: np.ndarray, losses_nats: np.ndarray) -> Surrogate:
     """A process whose kernel's length and noise are the likeliest of LENGTHS and NOISES. x: (n, d) in [0, 1]; (n,)."""
     scale = float(losses_nats.std()) or 1.0
     some = np.unique(np.linspace(0, len(x) - 1, min(len(x), FITTED)).round().astype(int))
-    length, noise = max(product(LENGTHS, NOISES), key=lambda pair: _likelihood(x[some], losses_nats[some], *pair))
     mean, z = float(losses_nats.mean()), (losses_nats - losses_nats.mean()) / scale
-    factor, weights = _solve(x, z, length, noise)
+    kernels = {length: _kernel(x[some], x[some], length) for length in LENGTHS}
+    length, noise = max(product(LENGTHS, NOISES), key=lambda pair: _likelihood(kernels[pair[0]], z[some], pair[1]))
+    factor, weights = _solve(_kernel(x, x, length), z, noise)
     return Surrogate(x, length, factor, weights, mean, scale, max(float(z @ weights) / len(z), 1e-9))
 
 
@@ -85,17 +86,23 @@ def _even(count: int, dimensions: int, seed: int) -> np.ndarray:
 
 def _kernel(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
     """(n, d), (m, d) -> (n, m): mostly a sum over the choices, as each adds to the loss by itself."""
-    each = np.exp(-0.5 * ((a[:, None, :] - b[None, :, :]) / length) ** 2)  # (n, m, d)
-    return 0.8 * each.mean(axis=2) + 0.2 * each.prod(axis=2)
+    total, product_of_all = np.zeros((len(a), len(b))), np.ones((len(a), len(b)))
+    for column_a, column_b in zip(a.T, b.T, strict=True):
+        (few_a, where_a), (few_b, where_b) = (np.unique(column, return_inverse=True) for column in (column_a, column_b))
+        few = np.exp(-0.5 * ((few_a[:, None] - few_b[None, :]) / length) ** 2)  # a choice has few values: look them up
+        each = few[where_a][:, where_b]
+        total += each
+        product_of_all *= each
+    return 0.8 * total / a.shape[1] + 0.2 * product_of_all
 
 
-def _solve(x: np.ndarray, z: np.ndarray, length: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    factor = cholesky(_kernel(x, x, length) + noise * np.eye(len(x)), lower=True)
+def _solve(kernel: np.ndarray, z: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """The Cholesky factor of a kernel matrix with its noise, and its inverse times z."""
+    factor = cholesky(kernel + noise * np.eye(len(z)), lower=True)
     return factor, cho_solve((factor, True), z)
 
 
-def _likelihood(x: np.ndarray, losses_nats: np.ndarray, length: float, noise: float) -> float:
-    """The logarithm of the marginal likelihood, up to a constant, with the amplitude at its best."""
-    z = (losses_nats - losses_nats.mean()) / (float(losses_nats.std()) or 1.0)
-    factor, weights = _solve(x, z, length, noise)
-    return float(-0.5 * len(z) * np.log(max(z @ weights / len(z), 1e-9)) - np.log(np.diag(factor)).sum())
+def _likelihood(kernel: np.ndarray, z: np.ndarray, noise: float) -> float:
+    """The logarithm of the marginal likelihood, up to a constant, with the amplitude at its best. (n, n); (n,)"""
+    factor, weights = _solve(kernel, z - z.mean(), noise)
+    return float(-0.5 * len(z) * np.log(max((z - z.mean()) @ weights / len(z), 1e-9)) - np.log(np.diag(factor)).sum())

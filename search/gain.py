@@ -17,6 +17,9 @@ from .surrogate import expected_gain, fit
 POOL = 1024
 """Points that are looked at: a space up to this size whole, of a larger one half as many random points and the front's
 neighbours (assumption)."""
+SHARE = 0.5
+"""Of the candidates, drawn anew for every proposal, those that come before all others: so a model that is wrong about a part of
+the space does not keep the search in it, and two searches differ (assumption; what it costs stands in tests/benchmarks)."""
 NEIGHBOURS = 64
 """Of the front, at most so many."""
 
@@ -40,8 +43,11 @@ def pool(space: Space, known: Sequence[Known], level: int) -> Iterator[dict[str,
     yield from sorted(near, key=lambda point: hashlib.sha256(str(point).encode()).digest())[:NEIGHBOURS]
 
 
-def by_gain(space: Space, new: Sequence[Candidate], known: Sequence[Known], level: int, seed: int) -> Iterator[Candidate]:
-    """The new candidates, that of the largest expected gain first; none when no run in the space has come to the rung."""
+def by_gain(
+    space: Space, new: Sequence[Candidate], known: Sequence[Known], level: int, seed: int, *, share: float = SHARE
+) -> Iterator[Candidate]:
+    """The new candidates, that of the largest expected gain first, in two parts: a random share, and the rest. None when no
+    run in the space has come to the rung."""
     judged = [run for run in known if level in run.losses]
     if not judged or not new:
         return
@@ -55,7 +61,8 @@ def by_gain(space: Space, new: Sequence[Candidate], known: Sequence[Known], leve
     reference = _beyond(front[:, :1]).tolist() + _beyond(np.concatenate([front[:, 1:], costs])).tolist()
     mean, deviation = model.predict(features(space, [candidate.params for candidate in new]))
     gains = expected_gain(mean, deviation, costs, front, np.array(reference), seed)
-    yield from (new[place] for place in np.argsort(-gains, kind="stable"))
+    shown = np.random.default_rng(seed).random(len(new)) < share
+    yield from (new[place] for place in np.lexsort((-gains, ~shown)))
 
 
 def _beyond(points: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def test_a_candidate_that_is_clearly_better_comes_first_and_every_new_one_once()
 
     tried = trained(space, [points[n] for n in order[:30]], loss)
     new = [space.candidate(points[n]) for n in order[30:]]
-    found = list(by_gain(space, new, known(tried), END, 0))
+    found = list(by_gain(space, new, known(tried), END, 0, share=1))
     assert len(found) == len(new)
     assert all(sum(one is other for other in found) == 1 for one in new)
     best = min(loss(candidate) for candidate in new)
@@ -67,20 +67,22 @@ def test_nothing_is_said_when_no_run_has_come_to_the_rung_or_nothing_is_new():
     space = tiny_space()
     arms = known(arm_records(space, 3.0, 3.1, 3.2, 3.3))
     new = [space.candidate(point("1/4", "1/4"))]
-    assert list(by_gain(space, new, arms, 160, 0)) == []
-    assert list(by_gain(space, [], arms, END, 0)) == []
-    assert list(by_gain(space, new, arms, END, 0)) == new
+    assert list(by_gain(space, new, arms, 160, 0, share=1)) == []
+    assert list(by_gain(space, [], arms, END, 0, share=1)) == []
+    assert list(by_gain(space, new, arms, END, 0, share=1)) == new
 
 
-def test_a_run_under_way_lowers_the_gain_of_what_is_close_to_it():
-    space = tiny_space(FREE, "objectives=[loss_nats]")
+def test_half_of_the_candidates_come_before_the_others_and_each_part_by_gain():
+    space = tiny_space(FREE)
     points = list(space.points(None))
     tried = known(trained(space, points[::5], lambda candidate: 3 + candidate.costs["params"] / 1e5))
     new = [space.candidate(params) for n, params in enumerate(points) if n % 5]
-    first = next(by_gain(space, new, tried, END, 0))
-    running = [Known(job(first, "trial-99"), {}, ended=False)]
-    rest = [one for one in new if one is not first]
-    assert next(by_gain(space, rest, tried + running, END, 0)) in rest
+    place = {one.trained: n for n, one in enumerate(by_gain(space, new, tried, END, 0, share=1))}
+    for seed in (0, 1):
+        ranks = [place[one.trained] for one in by_gain(space, new, tried, END, seed)]
+        falls = [n for n in range(1, len(ranks)) if ranks[n] < ranks[n - 1]]
+        assert len(falls) == 1
+        assert 0.3 < falls[0] / len(ranks) < 0.7
 
 
 def test_a_small_space_is_looked_at_whole():

@@ -1,5 +1,6 @@
 """How a search proposes, judges and ends: the part of a space that may change from one call to the next."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -28,6 +29,19 @@ def _bands(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else (value,)  # a list would be no tuple to a strict config
 
 
+def check_groups(groups: Iterable[str]) -> None:
+    """Raises ValueError when a group of projections is unknown or two of them share one."""
+    named: set[str] = set()
+    for group in groups:
+        try:
+            projections = set(parse_projections(group))
+        except ValueError as error:
+            raise ValueError(f"ranks.{group}: {error}") from None
+        if named & projections:
+            raise ValueError(f"ranks.{group}: {min(named & projections)} stands in another group too")
+        named |= projections
+
+
 class Listed(Config):
     """A placement that the user asks for: `ranks: {attention: 1/4, ffn: [dense, 1/2]}`."""
 
@@ -38,17 +52,10 @@ class Listed(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        named: set[str] = set()
+        check_groups(self.ranks)
         for group, ranks in self.ranks.items():
-            try:
-                projections = parse_projections(group)
-            except ValueError as error:
-                raise ValueError(f"ranks.{group}: {error}") from None
-            if named & set(projections):
-                raise ValueError(f"ranks.{group}: {min(named & set(projections))} stands in another group too")
             if len(ranks) not in (1, self.n_bands):
                 raise ValueError(f"ranks.{group}: {len(ranks)} bands where another group has {self.n_bands}")
-            named |= set(projections)
         return self
 
     @property

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from ..lpa.config import Config
+from ..lpa.config import Config, one_line
 from ..lpa.data import Shards
 from ..lpa.model import ModelConfig
 from ..lpa.train import DivergedError, TrainConfig, train
@@ -155,9 +155,9 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Generator[Advanc
     except DivergedError as error:
         status, reason = "diverged", str(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        status, reason = "failed", f"out of memory: {_one_line(error)}"
+        status, reason = "failed", f"out of memory: {one_line(error, 300)}"
     except RuntimeError as error:
-        status, reason = "failed", _one_line(error)
+        status, reason = "failed", one_line(error, 300)
     peak = peak_memory_bytes(device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -194,7 +194,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -18,7 +18,7 @@ from ..lpa.linear import FactorActivation
 from ..lpa.model import ModelConfig
 from ..lpa.placement import ATTENTION, FFN, Placement, Rank, parse_projections, parse_rank, rank_text
 from ..lpa.train import TrainConfig
-from .budget import Budget, Listed, RankChoice
+from .budget import Budget, Listed, RankChoice, check_groups
 from .rungs import rung_steps
 
 COSTS = ("flops_per_token", "params", "memory_bytes")
@@ -55,17 +55,10 @@ class Vary(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        named: set[str] = set()
+        check_groups(self.ranks)
         for group, choices in self.ranks.items():
-            try:
-                projections = parse_projections(group)
-            except ValueError as error:
-                raise ValueError(f"ranks.{group}: {error}") from None
-            if named & set(projections):
-                raise ValueError(f"ranks.{group}: {min(named & set(projections))} stands in another group too")
             if len(set(choices)) < len(choices) or not choices:
                 raise ValueError(f"ranks.{group}: expected different choices, found {', '.join(choices) or 'none'}")
-            named |= set(projections)
         for name in ("rebalance", "factor_activation"):
             if len(set(getattr(self, name))) < max(1, len(getattr(self, name))):
                 raise ValueError(f"{name}: a choice stands twice")

@@ -90,3 +90,15 @@ def arm_records(space: Space, *losses: float | None) -> list[Record]:
 def same(record: Record) -> Record:
     """A record without what may differ between two runs of one seed."""
     return record.change(measured=None)
+
+
+def plain(records):
+    return list(map(same, records))
+
+
+def stop_at(done):
+    def watch(state):
+        if state.done >= done:
+            raise KeyboardInterrupt
+
+    return watch

@@ -47,6 +47,8 @@ class Job(Config):
     """The user's words, if it is a placement that was asked for."""
     rungs: tuple[int, ...] = ()
     """Tokens at which the driver is asked whether the run goes on."""
+    continues: str | None = None
+    """The stopped run of the same model that it takes up again."""
     refused: tuple[Refusal, ...] = ()
     """Proposals that were not trained, since the job before this one."""
 
@@ -86,6 +88,8 @@ class Record(Job):
     """The same as bits a byte of text."""
     tokens: int = 0
     """Trained on, however it ended."""
+    tokens_before: int = 0
+    """Of these, what the stopped run had trained on that it took up again; 0 when it had to start anew."""
     curve: tuple[tuple[int, float], ...] = ()
     """(tokens, validation loss_nats) at every evaluation."""
     measured: Measured | None = None
@@ -123,6 +127,11 @@ class Known:
     losses: Mapping[int, float]
     """Validation loss, nats, by tokens trained on."""
     ended: bool
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended at a rung."""
+        return isinstance(self.job, Record) and self.job.status == "pruned"
 
     def values(self, objectives: Iterable[str], tokens: int) -> list[float]:
         """Its objectives after so many tokens, at which it was evaluated."""

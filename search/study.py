@@ -65,7 +65,7 @@ class State:
     @property
     def tokens(self) -> int:
         """Trained on in all runs that have ended."""
-        return sum(record.tokens for record in (*self.records, *self.noise))
+        return sum(record.tokens - record.tokens_before for record in (*self.records, *self.noise))
 
     @property
     def planned(self) -> int:
@@ -113,8 +113,10 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher) -> 
 
 def _goes_on(state: State, job: Job, tokens: int) -> bool:
     """Whether a run that has come to a rung is trained on: arms, noise seeds and listed placements always, a proposal unless it
-    is clearly behind all that ever came there."""
+    is clearly behind all that ever came there, or was taken up again in spite of it."""
     if job.arm is not None or job.listed is not None or job.run.startswith(NOISE):
+        return True
+    if any(record.run == job.continues and tokens <= record.tokens for record in state.records):
         return True
     dense = [record for record in state.records if record.arm == "dense"]
     doubt = noise.at([*dense, *state.noise], tokens)
@@ -151,11 +153,11 @@ def _jobs(space: Space, ledger: Ledger, state: State) -> Iterator[Job]:
         if proposer.is_new(candidate) and ledger.count(SEARCH) < space.search.trials:
             yield written(SEARCH, candidate, listed=listed)
     while ledger.count(SEARCH) < space.search.trials:
-        candidate, refused = proposer.propose(state.known)
-        if candidate is None:
+        proposal = proposer.propose(state.known)
+        if proposal is None:
             state.exhausted = True
             return
-        yield written(SEARCH, candidate, refused=refused)
+        yield written(SEARCH, proposal.candidate, continues=proposal.continues, refused=proposal.refused)
 
 
 def _job(space: Space, run: str, candidate: Candidate) -> Job:

@@ -28,6 +28,8 @@ class Proposal:
     candidate: Candidate
     continues: str | None = None
     """The stopped run of the same model that it takes up again."""
+    continues_at: int = 0
+    """Tokens at which that one was stopped."""
     refused: tuple[Refusal, ...] = ()
     """What was proposed before and is not trained."""
 
@@ -70,8 +72,9 @@ class Proposer:
         return None if candidate is None else self._proposal(candidate, stopped, refused)
 
     def _proposal(self, candidate: Candidate, stopped: Mapping[str, Known], refused: Sequence[Refusal]) -> Proposal:
-        run = stopped.get(candidate.trained)
-        return Proposal(candidate, None if run is None else run.job.run, tuple(refused))
+        if (run := stopped.get(candidate.trained)) is None:
+            return Proposal(candidate, refused=tuple(refused))
+        return Proposal(candidate, run.job.run, max(run.losses), tuple(refused))
 
     def _stopped(self, known: Sequence[Known]) -> dict[str, Known]:
         """The stopped runs that nothing has taken up again, by what they train."""

@@ -115,7 +115,7 @@ class Words(dict[str, bytes]):
 
     def __missing__(self, word: str) -> bytes:
         ids = self.before.get(word) or self.make(word)
-        self.size += 200 + 3 * len(word)
+        self.size += 130 + 2 * len(word)  # measured: 115 to 135 for words of 10 letters, their part of the dictionary included
         if self.size > self.limit // 2:
             self.before, self.size = dict(self), 0
             self.clear()

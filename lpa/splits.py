@@ -139,7 +139,7 @@ class Store:
                 left = left[self.file.write(left) :]
         except OSError as error:
             where = f"{tempfile.gettempdir()}: cannot be written: {error.strerror}"
-            raise UserError(f"{where}; held-out text is kept there meanwhile, and TMPDIR names another folder") from None
+            raise UserError(f"{where}; text is kept there meanwhile, and TMPDIR names another folder") from None
         self.size += len(text)
         return offset
 

@@ -23,11 +23,12 @@ LETTER, DIGIT, OTHER, BLANK, HIGH, HIGH_BLANK, MARK = range(1, 8)
 ENDED, UNENDED = b"\xff", b"\xfe"
 """Marks, which no UTF-8 has: after a text with the end-of-text token behind it, and after one without."""
 SHORT = 15
-"""Bytes of the longest word of the table: with its size two numbers of 64 bits, and nothing is hashed away."""
+"""Bytes of the longest word of the table: with its size two numbers of 64 bits, and nothing is hashed away. Of the words of
+source code 1.6 % are longer."""
 IDS = 6
-"""Of the word with the most tokens in the table. 1 word in 300 of source code has more, or is longer (measured with SHORT)."""
+"""Of the word with the most tokens in the table; of source code 1 short word in 10,000 has more."""
 SLOTS_BITS = 18
-"""2**18 words, 8 MB: of 12 million words of source code 3 % were not found, of them 1 % new or long; with 2**16 it is 6 %."""
+"""2**18 words, 8 MB: of 12 million words of source code 5.5 % were not found (1.6 % too long, 1 % new), with 2**16 8.8 %."""
 CHUNK = 2**14
 """Words looked up at a time."""
 

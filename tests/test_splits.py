@@ -120,7 +120,7 @@ def test_a_disk_without_room_for_held_out_text_is_one_line_and_leaves_no_file_op
     before = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot be written: File too large; held-out text .* TMPDIR") as error:
+        with pytest.raises(UserError, match=r"cannot be written: File too large; text .* TMPDIR") as error:
             list(by_split(b"%d" % number * 100 for number in range(2000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

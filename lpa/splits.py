@@ -69,7 +69,7 @@ def by_split(
 def pieces(text: bytes, long: int = LONG_BYTES, size: int = PIECE_BYTES) -> list[Piece]:
     """A document above `long` bytes in pieces of at most `size`, as text.cut makes them."""
     if 0 < len(text) <= long:
-        return [Piece(text, True)]  # as below, in a fifth of the time
+        return [Piece(text, True)]  # as below, in a third of the time
     found = list(cut([text], long, size))
     return [Piece(part, number == len(found)) for number, part in enumerate(found, 1)]
 

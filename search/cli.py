@@ -67,6 +67,7 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
     from ..lpa.data import check_fits
     from ..lpa.prepare import open_shards
     from . import folder, preparing, study
+    from .checkpoints import CHECKPOINTS
     from .executor import LocalExecutor, Setup
     from .presets import load_space
 
@@ -76,7 +77,7 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
         shards = open_shards(loaded.proxy.data, watch_data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
     with folder.held(place):
-        setup, budget = Setup(loaded.proxy, shards.folder, checkpoints := place / folder.CHECKPOINTS), loaded.search
+        setup, budget = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS), loaded.search
         with LocalExecutor(setup, budget.workers, budget.workers_per_device, budget.hung_minutes) as executor:
             from . import terminal  # what the end needs is imported while the workers start
             from .export import export

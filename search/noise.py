@@ -34,5 +34,8 @@ def measure(losses_nats: Sequence[float]) -> Noise | None:
 
 
 def at(seeds: Iterable[Record], tokens: int) -> Noise | None:
-    """The noise at a token count, of the seeds of one arm that were evaluated there."""
-    return measure([loss for record in seeds for there, loss in record.curve if there == tokens])
+    """The noise of the seeds of one arm at a token count, or at the nearest one that all of them were evaluated at."""
+    curves = [dict(record.curve) for record in seeds if record.curve]
+    shared = set[int]().union(*curves).intersection(*curves)
+    nearest = min(shared, key=lambda there: (abs(there - tokens), there), default=None)
+    return None if nearest is None else measure([curve[nearest] for curve in curves])

@@ -1,7 +1,7 @@
 """The next candidate: a sampler proposes, and what was trained before or breaks a limit is refused and asked for again; what
 was stopped may be taken up again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -9,11 +9,11 @@ from random import Random
 
 import numpy as np
 
-from .gain import by_gain, near, pool
+from .gain import NEIGHBOURS, by_gain, near, pool
 from .proxy import Job, Known, Refusal
 from .rungs import order
-from .sampling import Rungs
-from .space import ENUMERATED, Candidate, Space
+from .sampling import RungStudies
+from .space import Candidate, Space
 
 ASKS = 10
 """Proposals that are asked for before an untried point is drawn at random (assumption)."""
@@ -33,6 +33,11 @@ class Proposal:
     refused: tuple[Refusal, ...] = ()
     """What was proposed before and is not trained."""
 
+    @property
+    def again(self) -> dict[str, object]:
+        """What a job says of the run that it takes up again."""
+        return {"continues": self.continues, "continues_at": self.continues_at}
+
 
 class Proposer:
     """Proposals for a space, as a pure function of its seed and of what was proposed and learnt before."""
@@ -42,7 +47,7 @@ class Proposer:
         self.levels = (space.proxy.steps * space.proxy.batch_tokens, *reversed(space.rungs))
         """Tokens at which losses are compared, the end first."""
         self.seen, self.models, self.proposed = dict[str, str](), dict[str, str](), 0
-        self.rungs = Rungs(space)
+        self.rungs = RungStudies(space)
         self.made: dict[tuple[str, ...], Candidate] = {}
 
     @cached_property
@@ -56,12 +61,14 @@ class Proposer:
         self.seen.setdefault(self.models[job.run], job.run)
         self.proposed += 1
 
-    def is_new(self, candidate: Candidate) -> bool:
-        """Whether its model was never trained."""
-        return candidate.trained not in self.seen
+    def wanted(self, candidate: Candidate, known: Sequence[Known]) -> Proposal | None:
+        """A candidate that the user asks for; nothing when its model is trained already."""
+        stopped = self._stopped(known)
+        is_open = candidate.trained in stopped or candidate.trained not in self.seen
+        return self._proposal(candidate, stopped, ()) if is_open else None
 
     def propose(self, known: Sequence[Known]) -> Proposal | None:
-        """What is trained next; nothing when each candidate of the space has been trained to the end."""
+        """What is trained next; nothing when neither a new candidate nor a stopped run is left."""
         refused, stopped = list[Refusal](), self._stopped(known)
         for candidate in islice(self._proposals(known, stopped), ASKS):
             why = self._why_not(candidate)
@@ -74,12 +81,11 @@ class Proposer:
     def _proposal(self, candidate: Candidate, stopped: Mapping[str, Known], refused: Sequence[Refusal]) -> Proposal:
         if (run := stopped.get(candidate.trained)) is None:
             return Proposal(candidate, refused=tuple(refused))
-        return Proposal(candidate, run.job.run, max(run.losses), tuple(refused))
+        return Proposal(candidate, run.job.run, run.reached, tuple(refused))
 
     def _stopped(self, known: Sequence[Known]) -> dict[str, Known]:
-        """The stopped runs that nothing has taken up again, by what they train."""
-        taken_up = {run.job.continues for run in known}
-        return {self.models[run.job.run]: run for run in known if run.stopped and run.job.run not in taken_up}
+        """The stopped runs by what they train."""
+        return {self.models[run.job.run]: run for run in known if run.stopped}
 
     def _proposals(self, known: Sequence[Known], stopped: Mapping[str, Known]) -> Iterator[Candidate]:
         """What the sampler would train next; nothing where it leaves the choice to chance."""
@@ -89,16 +95,20 @@ class Proposer:
         if sampler in ("tpe", "nsga2", "random"):
             yield from map(self._candidate, self.rungs.asked(inside, level, seed))
         elif sampler == "gp" and level is not None:
-            points = [*self.pool, *near(self.space, inside, level)]
-            new = [one for one in map(self._candidate, points) if self._why_not(one) is None]
-            left = {model: 1 - max(run.losses) / level for model, run in stopped.items() if max(run.losses) < level}
+            beside = self._open(near(self.space, inside, level))
+            new = [*self._open(self.pool), *islice(beside, NEIGHBOURS)]
+            left = {model: 1 - run.reached / level for model, run in stopped.items() if run.reached < level}
             again = [self._candidate(run.job.params) for model, run in stopped.items() if model in left]
             yield from by_gain(self.space, [*new, *again], inside, level, seed, left)
 
+    def _open(self, points: Iterable[Mapping[str, str]]) -> Iterator[Candidate]:
+        """The candidates at points that may be trained."""
+        return (candidate for candidate in map(self._candidate, points) if self._why_not(candidate) is None)
+
     def _best(self, stopped: Mapping[str, Known]) -> Candidate | None:
         """Of the stopped runs that came farthest, the first in order."""
-        most = max((max(run.losses) for run in stopped.values()), default=0)
-        there = [run for run in stopped.values() if max(run.losses) == most]
+        most = max((run.reached for run in stopped.values()), default=0)
+        there = [run for run in stopped.values() if run.reached == most]
         if not there:
             return None
         points = np.array([run.values(self.space.objectives, most) for run in there])
@@ -111,12 +121,8 @@ class Proposer:
 
     def _untried(self) -> Candidate | None:
         """An untried feasible candidate, drawn evenly; in a large space among some random points of it."""
-        random = Random(f"{self.space.seed} {self.proposed} untried")
-        points = self.space.points(random)
-        if self.space.size <= ENUMERATED:  # these come in order, of a larger space at random
-            points = list(points)
-            random.shuffle(points)
-        return next((candidate for candidate in map(self._candidate, points) if self._why_not(candidate) is None), None)
+        points = self.space.drawn(Random(f"{self.space.seed} {self.proposed} untried"))
+        return next(self._open(points), None)
 
     def _candidate(self, point: Mapping[str, str]) -> Candidate:
         """The space's candidate at a point, made once."""

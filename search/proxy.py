@@ -31,7 +31,7 @@ class Refusal(Config):
 
     params: dict[str, str]
     why: str
-    """`repeated: trial-7`, or the limit that it breaks: `params`."""
+    """`the model of trial-7`, or `above the limit of params`."""
 
 
 class Job(Config):
@@ -164,6 +164,11 @@ class Known:
     losses: Mapping[int, float]
     """Validation loss, nats, by tokens trained on."""
     ended: bool
+
+    @property
+    def reached(self) -> int:
+        """Tokens at the last evaluation."""
+        return max(self.losses, default=0)
 
     @property
     def stopped(self) -> bool:

@@ -13,27 +13,29 @@ POPULATION = 16
 """Of NSGA-II; Optuna's 50 would be most of a search's budget (assumption)."""
 
 
-class Rungs:
+class RungStudies:
     """The studies of a search, in memory: an Optuna study with two objectives learns nothing from a run that was stopped, one
     of the rung's own does; and what is refused never reaches the storage."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self.studies = dict[int | None, Rung]()
+        self.studies = dict[int | None, RungStudy]()
 
     def asked(self, known: Sequence[Known], level: int | None, seed: int) -> Iterator[dict[str, str]]:
         """Points that the space's sampler proposes when it knows what runs have shown at a rung, one after the other without
         end."""
-        rung = self.studies.setdefault(level, Rung(self.space))
+        if level not in self.studies:
+            self.studies[level] = RungStudy(self.space)
+        rung = self.studies[level]
         rung.learn(known, level)
+        if self.space.search.sampler == "nsga2":  # its parents come in another order from its cache than when they are chosen
+            rung.ask(0)
         rung.study.sampler = _sampler(self.space, seed)
         while True:
-            trial = rung.study.ask(self.space.distributions)
-            yield {name: trial.params[name] for name in self.space.choices}
-            rung.study.tell(trial, state=TrialState.FAIL)
+            yield rung.ask()
 
 
-class Rung:
+class RungStudy:
     """A rung's study, which is told each run once: making it anew takes half a second at 500 runs."""
 
     def __init__(self, space: Space) -> None:
@@ -41,11 +43,19 @@ class Rung:
         self.space = space
         self.study = optuna.create_study(directions=["minimize"] * len(space.objectives))
         self.reached, self.running = set[str](), dict[str, int]()
-        """Runs that have come here; those that have shown nothing yet, with their trials."""
+        """Runs that have come here; those on their way, with their trials."""
+
+    def ask(self, seed: int | None = None) -> dict[str, str]:
+        """One more point, which the study is told nothing of; by a fresh sampler when there is a seed."""
+        if seed is not None:
+            self.study.sampler = _sampler(self.space, seed)
+        trial = self.study.ask(self.space.distributions)
+        self.study.tell(trial, state=TrialState.FAIL)  # at once: one that is left running would repel TPE for ever
+        return {name: trial.params[name] for name in self.space.choices}
 
     def learn(self, known: Sequence[Known], level: int | None) -> None:
         """Whatever is new about the runs."""
-        starting = [run for run in known if not run.losses and not run.ended]
+        starting = [run for run in known if level not in run.losses and not run.ended]
         for run in self.running.keys() - {run.job.run for run in starting}:
             self.study.tell(self.running.pop(run), state=TrialState.FAIL)
         for run in known:

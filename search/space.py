@@ -188,7 +188,7 @@ class Space(Config):
         return [name for name in self.limits if costs[name] > self.limit(name)]
 
     def _check_feasible(self) -> None:
-        probes = chain(self.corners(), islice(self.points(Random(self.seed)), PROBED))
+        probes = chain(self.corners(), islice(self.drawn(Random(self.seed)), PROBED))
         if self.limits and not any(self.candidate(point).feasible for point in probes):
             limits = ", ".join(f"{name}: {limit}" for name, limit in self.limits.items())
             raise ValueError(f"limits: no candidate of the space keeps to {limits}")
@@ -229,6 +229,14 @@ class Space(Config):
         else:
             for _ in range(ENUMERATED):
                 yield {name: random.choice(choices) for name, choices in self.choices.items()}
+
+    def drawn(self, random: Random) -> Iterator[dict[str, str]]:
+        """The same points in random order."""
+        points = self.points(random)
+        if self.size <= ENUMERATED:  # these come in order, of a larger space at random
+            points = list(points)
+            random.shuffle(points)
+        yield from points
 
     def corners(self) -> Iterator[dict[str, str]]:
         """For each rebalance and factor_activation, the point with the lowest ranks and the one with the highest. Without

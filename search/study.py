@@ -10,10 +10,10 @@ import numpy as np
 
 from ..lpa.config import UserError
 from ..lpa.train import TrainConfig
+from . import checkpoints as kept
 from . import noise
 from .budget import ARMS
 from .executor import Executor
-from .folder import clear_checkpoint, trim_checkpoints
 from .ledger import NOISE, SEARCH, Ledger
 from .propose import Proposer
 from .proxy import Advanced, Fault, Job, Known, Record, Trained
@@ -80,14 +80,15 @@ class State:
 
     @property
     def known(self) -> list[Known]:
-        """What candidates have shown, those under way included."""
-        ended = [Known(record, dict(record.curve), ended=True) for record in self.records]
+        """What candidates have shown, those under way included; each once: a run that was taken up again is the later one."""
         under_way = [job for job in self.running.values() if job.run.startswith(SEARCH)]
+        taken_up = {job.continues for job in (*self.records, *under_way)}
+        ended = [Known(record, dict(record.curve), ended=True) for record in self.records if record.run not in taken_up]
         return ended + [Known(job, self.curves.get(job.run, {}), ended=False) for job in under_way]
 
     @property
     def tokens(self) -> int:
-        """Trained on in all runs that have ended."""
+        """Trained on in all runs that have ended; what failed attempts at them have cost does not count."""
         return sum(record.tokens - record.tokens_before for record in (*self.records, *self.noise))
 
     @property
@@ -113,7 +114,7 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, che
     recovered = ledger.recover()  # first: it may tell a record
     state = State(space, ledger.records(SEARCH), ledger.records(NOISE))
     for record in (*state.records, *state.noise):  # an earlier driver may have died right after telling
-        clear_checkpoint(checkpoints, record)
+        kept.clear(checkpoints, record)
     state.done_before = state.done
     jobs = _jobs(space, ledger, state, recovered)
     more = True
@@ -143,8 +144,8 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, che
                 record = message.record if isinstance(message, Fault) else message
                 ledger.tell(record)
                 state.end(record)
-                clear_checkpoint(checkpoints, record)
-                trim_checkpoints(checkpoints, state.running.values())
+                kept.clear(checkpoints, record)
+                kept.trim(checkpoints, [*state.running.values(), *recovered])
         if state.stopping:
             raise KeyboardInterrupt
 
@@ -198,16 +199,15 @@ def _jobs(space: Space, ledger: Ledger, state: State, recovered: list[Job]) -> I
     while ledger.count(NOISE) < space.search.noise_seeds - 1:
         yield written(NOISE, space.arm("dense"), seed=space.seed + ledger.count(NOISE) + 1)
     for listed in space.search.placements:
-        candidate = space.listed(listed)
-        if proposer.is_new(candidate) and ledger.count(SEARCH) < space.search.trials:
-            yield written(SEARCH, candidate, listed=listed)
+        wanted = proposer.wanted(space.listed(listed), state.known)
+        if wanted is not None and ledger.count(SEARCH) < space.search.trials:
+            yield written(SEARCH, wanted.candidate, listed=listed, **wanted.again)
     while ledger.count(SEARCH) < space.search.trials:
         proposal = proposer.propose(state.known)
         if proposal is None:
             state.exhausted = True
             return
-        again = {"continues": proposal.continues, "continues_at": proposal.continues_at}
-        yield written(SEARCH, proposal.candidate, **again, refused=proposal.refused)
+        yield written(SEARCH, proposal.candidate, refused=proposal.refused, **proposal.again)
 
 
 def _job(space: Space, run: str, candidate: Candidate) -> Job:

@@ -16,7 +16,7 @@ from scipy.special import ndtr
 LENGTHS = (0.5, 1.0, 2.0)
 """Of the kernel, a choice's whole range being 1 (assumption; the likelihood decides among them)."""
 NOISES = (0.003, 0.01, 0.03, 0.1)
-"""Variance of a run's noise as a share of the losses' (assumption, likewise)."""
+"""Variance of a run's noise as a share of the process's (assumption, likewise)."""
 FITTED = 128
 """Rows on which length and noise are chosen: the time of a fit grows with their cube."""
 CELLS = 256
@@ -52,15 +52,18 @@ def fit(x: np.ndarray, losses_nats: np.ndarray, doubt_nats: np.ndarray | None = 
     """A process whose kernel's length and noise are the likeliest of LENGTHS and NOISES. x: (n, d) in [0, 1]; losses: (n,);
     doubt: (n,), the standard deviation of a loss that is foretold, 0 for one that was measured; all of them, when left out."""
     scale = float(losses_nats.std()) or 1.0
-    doubt = np.zeros(len(x)) if doubt_nats is None else (doubt_nats / scale) ** 2
     some = np.unique(np.linspace(0, len(x) - 1, min(len(x), FITTED)).round().astype(int))
     mean, z = float(losses_nats.mean()), (losses_nats - losses_nats.mean()) / scale
+    doubt = np.zeros(len(x)) if doubt_nats is None else (doubt_nats / scale) ** 2  # variances, as shares of the losses'
     kernels = {length: _kernel(x[some], x[some], length) for length in LENGTHS}
     length, noise = max(
         product(LENGTHS, NOISES), key=lambda pair: _likelihood(kernels[pair[0]], z[some], pair[1] + doubt[some])
     )
-    factor, weights = _solve(_kernel(x, x, length), z, noise + doubt)
-    amplitude = max(float(z @ weights) / len(z), 1e-9)
+    kernel = _kernel(x, x, length)
+    amplitude = 1.0
+    for _ in range(2 if doubt.any() else 1):  # the amplitude multiplies the noise too, which a doubt is not to grow with
+        factor, weights = _solve(kernel, z, noise + doubt / amplitude)
+        amplitude = max(float(z @ weights) / len(z), 1e-9)
     return Surrogate(x, length, factor, weights, mean, scale, amplitude, scale * float(np.sqrt(amplitude * noise)))
 
 

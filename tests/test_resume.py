@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from lpanas.lpa.train import train
+from lpanas.search.checkpoints import trim
 from lpanas.search.executor import LocalExecutor, Setup
-from lpanas.search.folder import trim_checkpoints
 from lpanas.search.ledger import NOISE, SEARCH, Ledger
 from lpanas.search.proxy import Advanced, run_proxy
 from lpanas.search.study import search
@@ -296,8 +296,8 @@ def test_checkpoints_of_stopped_runs_are_bounded_the_oldest_going_first_and_thos
         path.write_bytes(bytes(100))
         os.utime(path, (number, number))
     used = [JOB.change(run="trial-0"), JOB.change(run="trial-9", continues="trial-1")]
-    trim_checkpoints(tmp_path, used, 200)
+    trim(tmp_path, used, 200)
     assert {path.name for path in tmp_path.iterdir()} == {"trial-0", "trial-1", "trial-3", "trial-4"}
-    trim_checkpoints(tmp_path, [], 400)
+    trim(tmp_path, [], 400)
     assert len(list(tmp_path.iterdir())) == 4
-    trim_checkpoints(tmp_path / "nowhere", [], 0)
+    trim(tmp_path / "nowhere", [], 0)

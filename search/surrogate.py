@@ -60,10 +60,10 @@ def fit(x: np.ndarray, losses_nats: np.ndarray, doubt_nats: np.ndarray | None = 
         product(LENGTHS, NOISES), key=lambda pair: _likelihood(kernels[pair[0]], z[some], pair[1] + doubt[some])
     )
     kernel = _kernel(x, x, length)
-    amplitude = 1.0
-    for _ in range(2 if doubt.any() else 1):  # the amplitude multiplies the noise too, which a doubt is not to grow with
-        factor, weights = _solve(kernel, z, noise + doubt / amplitude)
-        amplitude = max(float(z @ weights) / len(z), 1e-9)
+    factor, weights = _solve(kernel, z, noise + doubt)
+    if doubt.any():  # the amplitude is to multiply the noise, not the doubt
+        factor, weights = _solve(kernel, z, noise + doubt / _amplitude(z, weights))
+    amplitude = _amplitude(z, weights)
     return Surrogate(x, length, factor, weights, mean, scale, amplitude, scale * float(np.sqrt(amplitude * noise)))
 
 
@@ -134,6 +134,11 @@ def _solve(kernel: np.ndarray, z: np.ndarray, noise: np.ndarray) -> tuple[np.nda
     """The Cholesky factor of a kernel matrix with each row's noise, and its inverse times z. (n, n); (n,); (n,)"""
     factor = cholesky(kernel + np.diag(noise), lower=True)
     return factor, cho_solve((factor, True), z)
+
+
+def _amplitude(z: np.ndarray, weights: np.ndarray) -> float:
+    """The likeliest factor of the kernel and its noise. (n,), (n,)"""
+    return max(float(z @ weights) / len(z), 1e-9)
 
 
 def _likelihood(kernel: np.ndarray, z: np.ndarray, noise: np.ndarray) -> float:

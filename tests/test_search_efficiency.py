@@ -13,6 +13,7 @@ from lpanas.search.rungs import goes_on
 from making import ended, job, tiny_space
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))  # where the benchmark finds its mates when it is run
+from ours import OURS
 from peers import PEERS, last_goes_on, rung_counts
 from replay import Finished, Replay, Table, read_table
 from search_efficiency import Course, course, middle, read_courses, verdict, write_courses
@@ -188,3 +189,23 @@ def test_the_front_is_found_within_its_noise_by_runs_that_cost_no_more_and_are_b
     assert noisy.met(noisy.front + 1.01 * chance * loss) < len(noisy.front)
     assert noisy.met(noisy.front + ~loss) < len(noisy.front)
     assert noisy.met(noisy.front[:1]) >= 1
+
+
+def at_steps(record):
+    """The record of a run that was evaluated after every step."""
+    steps = range(64, 704, 64)
+    return record.change(curve=tuple((tokens, record.loss_nats + 1 - tokens / 640) for tokens in steps))
+
+
+@pytest.mark.parametrize("name", ["ours", "ours tpe", "ours unhalved"])
+def test_our_driver_on_a_table_keeps_to_its_budget_and_trains_each_candidate_to_its_end_at_most_once(name):
+    records = {tuple(record.params.values()): at_steps(record) for record in RECORDS}
+    seeds = [at_steps(made(100 + n, POINTS[0])).change(run=f"noise-{n}", seed=n + 1) for n in range(3)]
+    table = Table(SPACE, records, seeds)
+    went = Replay(table, table.tokens)
+    OURS[name](went, 1)
+    found = [run.values for run in went.finished]
+    assert went.spent <= went.budget
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(map(tuple, table.points.tolist()))
+    assert table.share(np.array(found)) > 0.9

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import numpy as np
 import optuna
+from lpanas.search.budget import ARMS
 from lpanas.search.pareto import non_dominated
 from lpanas.search.rungs import spread
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -18,11 +19,14 @@ ETA = 4
 """One of so many goes on past a rung, for everything that has rungs."""
 
 
-def optuna_peer(sampler: Callable[[int], BaseSampler]) -> Searcher:
-    """Optuna with a sampler by its seed: one run after the other, each to its end, repeats included."""
+def optuna_peer(sampler: Callable[[int], BaseSampler], *, arms: bool = False) -> Searcher:
+    """Optuna with a sampler by its seed: one run after the other, each to its end, repeats included. arms: those of the space
+    come first, as in ours."""
 
     def run(replay: Replay, seed: int) -> None:
         study = _study(replay.table, sampler(seed))
+        for name in ARMS if arms else ():
+            study.enqueue_trial(replay.table.space.arm(name).params)
         while not replay.over:
             trial = study.ask(replay.table.space.distributions)
             study.tell(trial, replay.start(trial.params).train())
@@ -150,6 +154,8 @@ PEERS: dict[str, Searcher] = {
     "NSGA-II": optuna_peer(lambda seed: NSGAIISampler(seed=seed)),
     "TPE": optuna_peer(lambda seed: TPESampler(seed=seed)),
     "TPE multivariate": optuna_peer(multivariate),
+    "TPE, arms first": optuna_peer(lambda seed: TPESampler(seed=seed), arms=True),
+    "TPE multivariate, arms first": optuna_peer(multivariate, arms=True),
     "halving PRUNED": halving,
     "Syne Tune MOASHA": syne_tune_moasha,
     "NePS MOASHA": neps_peer("moasha"),

@@ -148,7 +148,7 @@ class Replay:
 
     def start_seed(self, number: int) -> "Run":
         """A run of the dense arm with another seed; it costs its tokens like any other."""
-        return Run(self, self.table.seeds[number % len(self.table.seeds)])
+        return Run(self, self.table.seeds[number % len(self.table.seeds)], counts=False)
 
 
 @dataclass
@@ -159,6 +159,8 @@ class Run:
     record: Record
     tokens: int = 0
     """Trained so far."""
+    counts: bool = True
+    """Whether it is a candidate, whose end counts for the hypervolume."""
 
     def train(self, tokens: int | None = None) -> tuple[float, ...]:
         """Train on to a token count of the table, or to the end; the objectives there."""
@@ -167,7 +169,7 @@ class Run:
         self.replay.spent += tokens - self.tokens
         self.tokens = tokens
         values = table.values(self.record, tokens)
-        if tokens == table.run_tokens:
+        if tokens == table.run_tokens and self.counts:
             self.replay.finished.append(Finished(self.replay.spent, values))
         return values
 

@@ -122,20 +122,20 @@ def printed(found: Mapping[str, Sequence[Course]], table: Table) -> str:
     """The tables: hypervolume at some budgets, and what it takes to reach some levels."""
     budgets = [share for share in SHOWN if share <= max(c.budget for courses in found.values() for c in courses) + 1e-9]
     lines = [f"Share of the table's hypervolume after so much of its tokens: median (quartiles) of {_seeds(found)} seeds"]
-    lines.append(f"{'':18}" + "".join(f"{budget:>24.0%}" for budget in budgets))
+    lines.append(f"{'':30}" + "".join(f"{budget:>24.0%}" for budget in budgets))
     for name, courses in found.items():
-        lines.append(f"{name:18}" + "".join(f"{_spread([c.at(budget) for c in courses]):>24}" for budget in budgets))
+        lines.append(f"{name:30}" + "".join(f"{_spread([c.at(budget) for c in courses]):>24}" for budget in budgets))
     lines += ["", "Tokens to reach a share of the hypervolume, in full runs: median (quartiles); not: not within the budget"]
-    lines.append(f"{'':18}" + "".join(f"{level:>24.0%}" for level in LEVELS))
+    lines.append(f"{'':30}" + "".join(f"{level:>24.0%}" for level in LEVELS))
     for name, courses in found.items():
         runs = [[c.reaches(level) * len(table.records) for c in courses] for level in LEVELS]
-        lines.append(f"{name:18}" + "".join(f"{_spread(values, 1):>24}" for values in runs))
+        lines.append(f"{name:30}" + "".join(f"{_spread(values, 1):>24}" for values in runs))
     lines += ["", f"Full runs until each of the front's {len(table.front)} has a match within {table.resolvable_nats:.3f} nats"]
     for name, courses in found.items():
         whole = [course.front * len(table.records) for course in courses if course.front is not None]
         if not whole:
             continue
-        lines.append(f"{name:18}{_spread(whole, 1):>24}{sum(map(math.isfinite, whole)):>6} of {len(whole)} seeds")
+        lines.append(f"{name:30}{_spread(whole, 1):>24}{sum(map(math.isfinite, whole)):>6} of {len(whole)} seeds")
     return "\n".join(lines)
 
 

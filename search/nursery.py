@@ -1,8 +1,10 @@
 """The process that workers are forked from. It imports torch once for all of them, while the driver imports its own."""
 
+import ctypes
 import multiprocessing as mp
 import os
 import signal
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
@@ -11,7 +13,8 @@ from typing import Any
 CONTEXT = mp.get_context("forkserver")
 """Workers come from a clean server that never touches a GPU, so each may take the device that it is told."""
 
-CONTEXT.set_forkserver_preload(["lpanas.search.executor", "torch._dynamo"])  # the first optimizer would import _dynamo: 2 s
+CONTEXT.set_forkserver_preload(["lpanas.search.server", "lpanas.search.executor", "torch._dynamo"])
+# The first optimizer would import _dynamo: 2 s.
 
 
 @contextmanager
@@ -38,3 +41,10 @@ def start() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def end_with_parent() -> None:
+    """The kernel ends this process when its parent has ended, even one that is stopped (SIGSTOP) and would see nothing; where
+    the kernel is Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG

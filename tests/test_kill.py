@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +55,15 @@ def group_is_gone(group: int, seconds: float) -> bool:
     return False
 
 
+def workers(driver: int) -> list[int]:
+    """The processes of a driver's workers: the children of the server that is its child."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+    return sorted(pid for pid, parent in parents.items() if parents.get(parent) == driver)
+
+
 def tiny_file(folder: Path, pages: DataConfig, **search: int) -> Path:
     """The tiny space with more to choose from, on the pages' text."""
     raw = yaml.safe_load(TINY.replace("1e-2", "0.01"))
@@ -76,6 +85,41 @@ def test_an_interrupted_search_says_so_in_one_line(seconds: float, tmp_path: Pat
         assert driver.wait() == 130
     assert group_is_gone(driver.pid, 10)
     assert (tmp_path / "stderr").read_text() == "lpanas: stopped; the same command goes on from here\n"
+
+
+def wait_for_runs(driver: "subprocess.Popen[bytes]", out: Path, count: int) -> None:
+    while driver.poll() is None and not ((out / "study.db").exists() and ended_runs(out) >= count):
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["once", "twice", "twice, workers stopped"])
+def test_an_interrupted_search_ends_and_leaves_its_records_and_no_process(how: str, tmp_path: Path, pages: DataConfig) -> None:
+    space, out = tiny_file(tmp_path, pages, trials=40, noise_seeds=3), tmp_path / "out"
+    with open(tmp_path / "stderr", "wb") as stderr:
+        driver = start(space, out, stderr)
+        wait_for_runs(driver, out, 2)
+        for worker in workers(driver.pid) if how.endswith("stopped") else []:
+            os.kill(worker, signal.SIGSTOP)
+        os.killpg(driver.pid, signal.SIGINT)
+        if how != "once":
+            os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait() == 130
+    assert group_is_gone(driver.pid, 10)
+    assert (tmp_path / "stderr").read_text() == "lpanas: stopped; the same command goes on from here\n"
+    assert 2 <= len(kept_records(out)) < 40
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_driver_end_also_when_they_are_stopped(tmp_path: Path, pages: DataConfig) -> None:
+    driver = start(tiny_file(tmp_path, pages, trials=40), tmp_path / "out")
+    wait_for_runs(driver, tmp_path / "out", 1)
+    stopped = workers(driver.pid)
+    assert len(stopped) == 2
+    os.kill(stopped[0], signal.SIGSTOP)
+    driver.kill()
+    driver.wait()
+    assert group_is_gone(driver.pid, 10)
 
 
 @pytest.mark.slow

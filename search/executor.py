@@ -83,7 +83,13 @@ class LocalExecutor:
         self.setup, self.hung_seconds = setup, 60 * hung_minutes
         self.device = setup.config.resolve_device().type
         size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else _cores())
-        self.workers = [self._start(slot) for slot in range(size)]
+        self.workers = list[Worker]()
+        try:
+            for slot in range(size):
+                self.workers.append(self._start(slot))
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -33,14 +33,15 @@ def running() -> Generator[None]:
 def start() -> None:
     """Start the server, if it does not run yet, and do not wait for it.
 
-    It and its workers never see SIGINT: Ctrl-C reaches the whole group, and the driver decides what it means.
+    It and its workers never see what asks a program to end: Ctrl-C, a closed terminal or a batch system reaches the whole
+    group, and the driver decides what it means.
     """
     resource_tracker.ensure_running()  # its own start, which the server's would call, unblocks SIGINT at its end
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:

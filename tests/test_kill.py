@@ -94,21 +94,28 @@ def wait_for_runs(driver: "subprocess.Popen[bytes]", out: Path, count: int) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["once", "twice", "twice, workers stopped"])
-def test_an_interrupted_search_ends_and_leaves_its_records_and_no_process(how: str, tmp_path: Path, pages: DataConfig) -> None:
+@pytest.mark.parametrize(
+    ("signals", "stopped"),
+    [([signal.SIGINT], False), ([signal.SIGTERM], False), ([signal.SIGINT] * 2, False), ([signal.SIGINT] * 2, True)],
+    ids=["Ctrl-C", "SIGTERM", "Ctrl-C twice", "Ctrl-C twice, workers stopped"],
+)
+def test_a_search_that_is_asked_to_end_leaves_its_records_and_no_process(
+    signals: list[signal.Signals], stopped: bool, tmp_path: Path, pages: DataConfig
+) -> None:
     space, out = tiny_file(tmp_path, pages, trials=40, noise_seeds=3), tmp_path / "out"
     with open(tmp_path / "stderr", "wb") as stderr:
         driver = start(space, out, stderr)
         wait_for_runs(driver, out, 2)
-        for worker in workers(driver.pid) if how.endswith("stopped") else []:
+        for worker in workers(driver.pid) if stopped else []:
             os.kill(worker, signal.SIGSTOP)
-        os.killpg(driver.pid, signal.SIGINT)
-        if how != "once":
-            os.killpg(driver.pid, signal.SIGINT)
+        for number in signals:
+            os.killpg(driver.pid, number)
         assert driver.wait() == 130
     assert group_is_gone(driver.pid, 10)
     assert (tmp_path / "stderr").read_text() == "lpanas: stopped; the same command goes on from here\n"
-    assert 2 <= len(kept_records(out)) < 40
+    records = kept_records(out)
+    assert 1 <= len(records) < 40
+    assert {(record.status, record.attempts) for record in records} <= {("complete", ()), ("pruned", ())}
 
 
 @pytest.mark.slow

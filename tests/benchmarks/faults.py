@@ -59,6 +59,8 @@ arms: {{attention: 1/4, ffn: 1/4}}
 objectives: [loss_nats, flops_per_token]
 search: {{trials: 37, noise_seeds: 4, rungs: 1, hung_minutes: 0.1}}
 """
+Events = list[tuple[str, Callable[[], object]]]
+"""What happens, in words and as a call."""
 Verdicts = Iterator[tuple[bool, str]]
 """What was looked at, and whether it is as it should be."""
 FULL_SECONDS = 6.0
@@ -202,8 +204,8 @@ def hit(search: Search, number: signal.Signals, random: Random) -> bool:
     return False
 
 
-def disturb(search: Search, events: list[tuple[str, Callable[[], object]]], random: Random, planned: int, until: float) -> None:
-    """Run the search to its end; an event after each of as many ended runs, drawn evenly."""
+def disturb(search: Search, events: Events, random: Random, planned: int, until: float, run_seconds: float = 0.0) -> None:
+    """Run the search to its end; an event within so many seconds after each of as many ended runs, drawn evenly."""
     places = sorted(random.sample(range(1, planned - 1), len(events)))
     last, began = 0, time.monotonic()
     search.start()
@@ -215,7 +217,7 @@ def disturb(search: Search, events: list[tuple[str, Callable[[], object]]], rand
         if code is not None:
             search.start()
         elif places and done >= places[0] and done > last and search.workers:
-            time.sleep(random.random() * (time.monotonic() - began) / max(done, 1))
+            time.sleep(random.random() * run_seconds)
             if search.driver is None or search.driver.poll() is not None or not search.workers:
                 continue
             name, do = events.pop(0)
@@ -270,7 +272,13 @@ def nothing_is_left(search: Search, shared: set[str], temporary: Path) -> Verdic
     yield not new, f"nothing new in /dev/shm {sorted(new) or ''}"
     drafts = [path.name for path in search.folder.rglob("*.draft")]
     yield not drafts, f"no draft of a file is left {drafts or ''}"
-    yield not list(temporary.iterdir()), f"no temporary file is left {[path.name for path in temporary.iterdir()] or ''}"
+    sockets = list(temporary.glob("pymp-*"))  # multiprocessing's, with the socket of the server
+    others = [path.name for path in temporary.iterdir() if path not in sockets and not path.name.startswith("torchinductor")]
+    killed = search.exits[-signal.SIGKILL]
+    yield (
+        not others and len(sockets) <= killed,
+        f"{len(sockets)} folders with a dead socket, of {killed} killed drivers",
+    )
     with open(search.folder / LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -328,7 +336,7 @@ def main() -> None:
         print(f"undisturbed: {len(undisturbed)} runs in {seconds:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
 
         search = Search(home / "disk" / f"hit-{os.getpid()}", words, environment, options_.storage)
-        events: list[tuple[str, Callable[[], object]]] = [
+        events: Events = [
             *[("a worker is killed", lambda: hit(search, signal.SIGKILL, random))] * options_.kills,
             *[("a worker is stopped and hangs", lambda: hit(search, signal.SIGSTOP, random))] * options_.stops,
             *[("the driver is killed and started again", search.kill)] * options_.drivers,
@@ -339,7 +347,7 @@ def main() -> None:
         print(f"{len(events)} events, seed {options_.seed}", flush=True)
         began = time.monotonic()
         with search:
-            disturb(search, events, random, planned, began + 60 * options_.minutes)
+            disturb(search, events, random, planned, began + 60 * options_.minutes, 0.6 * seconds / planned)
         exits = ", ".join(f"{count} x {code}" for code, count in sorted(search.exits.items()))
         tried = sum(len(record.attempts) for record in search.look())
         print(f"disturbed: {time.monotonic() - began:.0f} s; the driver's exit codes: {exits}; {tried} attempts failed")

@@ -65,7 +65,8 @@ def search(
     except Exception as error:
         if not _is_of_storage(error):
             raise
-        what = one_line(error.__cause__ or error, 200)
+        cause = error.__cause__ or error
+        what = one_line(getattr(cause, "orig", None) or cause)  # without the SQL
         raise typer.Exit(_say(f"nothing can be written down: {what}; the same command goes on from here", 1)) from None
 
 

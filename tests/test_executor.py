@@ -128,11 +128,11 @@ def faults(executor, its):
 
 
 def test_a_worker_that_says_nothing_is_replaced_and_its_run_is_a_fault(setup):
-    with LocalExecutor(setup, 1, hung_minutes=0.05) as executor:
+    with LocalExecutor(setup, 1, hung_minutes=0.1) as executor:
         (worker,) = executor.workers
         os.kill(worker.process.pid, signal.SIGSTOP)
         (fault,) = faults(executor, JOBS[0])
-        assert fault.record == Record(**dict(JOBS[0]), status="failed", reason="no progress for 0.05 minutes")
+        assert fault.record == Record(**dict(JOBS[0]), status="failed", reason="no progress for 0.1 minutes")
         with pytest.raises(ProcessLookupError):
             os.kill(worker.process.pid, 0)
         assert records(run(executor, JOBS[:1]))["trial-0"].status == "complete"

@@ -1,5 +1,6 @@
 """The command line: search, report, export, train, show, prepare."""
 
+import errno
 import os
 import shlex
 import signal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from ..lpa.config import UserError, override, read_yaml
+from ..lpa.config import UserError, one_line, override, read_yaml
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
@@ -61,6 +62,20 @@ def search(
             _search(space, out, storage, [*(settings or []), *flags])
     except KeyboardInterrupt:
         raise typer.Exit(_say("stopped; the same command goes on from here", 130)) from None
+    except Exception as error:
+        if not _is_of_storage(error):
+            raise
+        cause = error.__cause__ or error
+        what = one_line(getattr(cause, "orig", None) or cause)  # without the SQL
+        raise typer.Exit(_say(f"nothing can be written down: {what}; the same command goes on from here", 1)) from None
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Whether it tells of a disk that is full or fails, or of a server that is gone."""
+    from optuna.exceptions import StorageInternalError
+
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return isinstance(error, StorageInternalError) or (isinstance(error, OSError) and error.errno in full)
 
 
 def _search(space: str, out: Path | None, storage: str | None, settings: list[str]) -> None:

@@ -1,10 +1,8 @@
 """Where runs execute: local worker processes, each with its device."""
 
-import ctypes
 import multiprocessing as mp
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -85,7 +83,13 @@ class LocalExecutor:
         self.setup, self.hung_seconds = setup, 60 * hung_minutes
         self.device = setup.config.resolve_device().type
         size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else _cores())
-        self.workers = [self._start(slot) for slot in range(size)]
+        self.workers = list[Worker]()
+        try:
+            for slot in range(size):
+                self.workers.append(self._start(slot))
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -199,14 +203,14 @@ def _cause(exitcode: int | None) -> str:
 
 def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
     """A worker's life: take a job, train it, tell; until the pipe closes. lease: the GPU that it may see, or none."""
-    _end_with_server()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    nursery.end_with_parent()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     if lease is None:
         torch.set_num_threads(1)
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = lease
     shards = read_shards(setup.shards)
-    with suppress(EOFError):  # the driver has gone
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has gone
         while True:
             job: Job = pipe.recv()
             _train(pipe, run_proxy(job, setup.config, shards, setup.checkpoints and setup.checkpoints / job.run))
@@ -221,14 +225,7 @@ def _train(pipe: Connection, run: Generator[Message, bool | None]) -> None:
     pipe.send(message)
 
 
-def _end_with_server() -> None:
-    """The server ends with the driver, and then the kernel ends its children, those too that are stopped (SIGSTOP) and would
-    see nothing; where the kernel is Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
-
-
-def _end_with_parent() -> None:
+def _end_with_driver() -> None:
     """A driver that is killed cannot end its workers: they see it go, and go."""
     parent = mp.parent_process()
     assert parent is not None

@@ -1,8 +1,10 @@
 """The process that workers are forked from. It imports torch once for all of them, while the driver imports its own."""
 
+import ctypes
 import multiprocessing as mp
 import os
 import signal
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
@@ -11,7 +13,8 @@ from typing import Any
 CONTEXT = mp.get_context("forkserver")
 """Workers come from a clean server that never touches a GPU, so each may take the device that it is told."""
 
-CONTEXT.set_forkserver_preload(["lpanas.search.executor", "torch._dynamo"])  # the first optimizer would import _dynamo: 2 s
+CONTEXT.set_forkserver_preload(["lpanas.search.server", "lpanas.search.executor", "torch._dynamo"])
+# The first optimizer would import _dynamo: 2 s.
 
 
 @contextmanager
@@ -30,11 +33,19 @@ def running() -> Generator[None]:
 def start() -> None:
     """Start the server, if it does not run yet, and do not wait for it.
 
-    It and its workers never see SIGINT: Ctrl-C reaches the whole group, and the driver decides what it means.
+    It and its workers never see what asks a program to end: Ctrl-C, a closed terminal or a batch system reaches the whole
+    group, and the driver decides what it means.
     """
     resource_tracker.ensure_running()  # its own start, which the server's would call, unblocks SIGINT at its end
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """The kernel ends this process when its parent has ended, even one that is stopped (SIGSTOP) and would see nothing; where
+    the kernel is Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG

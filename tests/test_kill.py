@@ -1,11 +1,12 @@
 import os
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +56,15 @@ def group_is_gone(group: int, seconds: float) -> bool:
     return False
 
 
+def workers(driver: int) -> list[int]:
+    """The processes of a driver's workers: the children of the server that is its child."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+    return sorted(pid for pid, parent in parents.items() if parents.get(parent) == driver)
+
+
 def tiny_file(folder: Path, pages: DataConfig, **search: int) -> Path:
     """The tiny space with more to choose from, on the pages' text."""
     raw = yaml.safe_load(TINY.replace("1e-2", "0.01"))
@@ -76,6 +86,71 @@ def test_an_interrupted_search_says_so_in_one_line(seconds: float, tmp_path: Pat
         assert driver.wait() == 130
     assert group_is_gone(driver.pid, 10)
     assert (tmp_path / "stderr").read_text() == "lpanas: stopped; the same command goes on from here\n"
+
+
+def wait_for_runs(driver: "subprocess.Popen[bytes]", out: Path, count: int) -> None:
+    while driver.poll() is None and not ((out / "study.db").exists() and ended_runs(out) >= count):
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signals", "stopped"),
+    [([signal.SIGINT], False), ([signal.SIGTERM], False), ([signal.SIGINT] * 2, False), ([signal.SIGINT] * 2, True)],
+    ids=["Ctrl-C", "SIGTERM", "Ctrl-C twice", "Ctrl-C twice, workers stopped"],
+)
+def test_a_search_that_is_asked_to_end_leaves_its_records_and_no_process(
+    signals: list[signal.Signals], stopped: bool, tmp_path: Path, pages: DataConfig
+) -> None:
+    space, out = tiny_file(tmp_path, pages, trials=40, noise_seeds=3), tmp_path / "out"
+    with open(tmp_path / "stderr", "wb") as stderr:
+        driver = start(space, out, stderr)
+        wait_for_runs(driver, out, 2)
+        for worker in workers(driver.pid) if stopped else []:
+            os.kill(worker, signal.SIGSTOP)
+        for number in signals:
+            os.killpg(driver.pid, number)
+        assert driver.wait() == 130
+    assert group_is_gone(driver.pid, 10)
+    assert (tmp_path / "stderr").read_text() == "lpanas: stopped; the same command goes on from here\n"
+    records = kept_records(out)
+    assert 1 <= len(records) < 40
+    assert {(record.status, record.attempts) for record in records} <= {("complete", ()), ("pruned", ())}
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_driver_end_also_when_they_are_stopped(tmp_path: Path, pages: DataConfig) -> None:
+    driver = start(tiny_file(tmp_path, pages, trials=40), tmp_path / "out")
+    wait_for_runs(driver, tmp_path / "out", 1)
+    stopped = workers(driver.pid)
+    assert len(stopped) == 2
+    os.kill(stopped[0], signal.SIGSTOP)
+    driver.kill()
+    driver.wait()
+    assert group_is_gone(driver.pid, 10)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_a_search_in_one_line_and_it_goes_on_when_there_is_room(
+    tmp_path: Path, pages: DataConfig
+) -> None:
+    space, out = tiny_file(tmp_path, pages, trials=12, noise_seeds=2), tmp_path / "out"
+    with open(tmp_path / "stderr", "wb") as stderr:
+        driver = start(space, out, stderr)
+        wait_for_runs(driver, out, 2)
+        resource.prlimit(driver.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        assert driver.wait() == 1
+    assert group_is_gone(driver.pid, 10)
+    text = (tmp_path / "stderr").read_text()
+    assert text.startswith("lpanas: nothing can be written down: ")
+    assert text.endswith("; the same command goes on from here\n")
+    assert text.count("\n") == 1
+    kept = {record.run: record for record in kept_records(out)}
+    assert 1 <= len(kept) < 13  # the second one may be written and its trial not told
+    assert start(space, out).wait() == 0
+    records = {record.run: record for record in read_records(out / "records.jsonl")}
+    assert len(records) == 13
+    assert kept.items() <= records.items()
 
 
 @pytest.mark.slow

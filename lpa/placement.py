@@ -141,6 +141,7 @@ class Placement:
         return self.layers[layer][PROJECTIONS.index(projection)]
 
 
+@cache  # a study of thousands of records repeats the same rows, layer after layer
 def _parse_row(text: str) -> tuple[Rank, ...]:
     ranks: dict[str, Rank] = {}
     if text != "dense":

@@ -80,8 +80,7 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
             from .report import write_report
             from .results import results
 
-            ledger = folder.open_study(place, loaded, shards.content, storage)
-            with terminal.progress() as watch:
+            with folder.driven(place, loaded, shards.content, storage) as ledger, terminal.progress() as watch:
                 state = study.search(loaded, ledger, executor, watch)
         found = results(loaded, ledger)
         paths: dict[str, object] = {"page": write_report(found, place)}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +29,24 @@ class Results:
     seeds: list[Record]
     """Of further seeds of the dense arm."""
 
-    @property
+    @cached_property
     def complete(self) -> list[Record]:
         """The candidates with a loss."""
         return [record for record in self.records if record.status == "complete"]
 
-    @property
+    @cached_property
     def arms(self) -> dict[str, Record]:
         """The reference arms that have been run, by name."""
         return {record.arm: record for record in self.records if record.arm is not None}
 
-    @property
+    @cached_property
     def noise(self) -> noise.Noise | None:
         """Over the seeds of the dense arm, its own run included."""
         dense = [record for record in self.records if record.arm == "dense"]
         losses = [record.loss_nats for record in [*dense, *self.seeds] if record.loss_nats is not None]
         return noise.measure(losses)
 
-    @property
+    @cached_property
     def front(self) -> list[Record]:
         """The non-dominated candidates that keep to the limits, lowest loss first."""
         rows = [record for record in self.complete if record.feasible]
@@ -54,7 +55,7 @@ class Results:
         chosen = pareto.non_dominated(self.points(rows))
         return sorted((r for r, on_front in zip(rows, chosen, strict=True) if on_front), key=lambda r: r.loss_nats or 0.0)
 
-    @property
+    @cached_property
     def winner(self) -> Record | None:
         """The knee of the front."""
         front = self.front

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -106,7 +106,7 @@ def driven(folder: Path, space: Space, content: str, url: str | None) -> Generat
     """The ledger of a held folder, checked to be this space's on this data, and driven by this process alone. Raises
     UserError."""
     ledger = open_ledger(space, url or storage_url(folder), study_name(folder, url))
-    with ledger.held():
+    with closing(ledger), ledger.held():
         ledger.check(content)
         write_setup(folder, space)
         yield ledger

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from itertools import count
@@ -34,6 +34,10 @@ BEAT = 2.0
 """Seconds between two renewals (assumption)."""
 PATIENCE = 30.0
 """Seconds without one after which a lease is free (assumption)."""
+
+
+_HELD = set[str]()
+"""The tokens of the leases that this process holds."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Holder:
             return False
         except OSError:
             return None  # another user's
+        if self.pid == os.getpid() and self.token not in _HELD:
+            return False  # given back by this process while the storage did not answer
         born = _born(self.pid)
         return born == self.born if born else None
 
@@ -94,6 +100,7 @@ def held(storage: RDBStorage, study: int, name: str) -> Generator[None]:
     stop = threading.Event()
     beats = threading.Thread(target=lease.renew, args=(stop,), name="lease", daemon=True)
     beats.start()
+    _HELD.add(lease.ours.token)
     event.listen(storage.scoped_session, "before_commit", lease.check)
     try:
         yield
@@ -101,6 +108,7 @@ def held(storage: RDBStorage, study: int, name: str) -> Generator[None]:
         event.remove(storage.scoped_session, "before_commit", lease.check)
         stop.set()
         beats.join(BEAT)
+        _HELD.discard(lease.ours.token)
         lease.release()
 
 
@@ -136,7 +144,7 @@ class Lease:
     def renew(self, stop: threading.Event) -> None:
         """Renew it until told to stop, or until it is lost; a storage that does not answer is asked again."""
         while not stop.wait(BEAT):
-            after = Holder(**{**vars(self.ours), "beat": self.ours.beat + 1})
+            after = replace(self.ours, beat=self.ours.beat + 1)
             with suppress(SQLAlchemyError):
                 if self._swap(self.ours, after):
                     self.ours = after

@@ -76,10 +76,8 @@ class Ledger:
         """Raises UserError when the storage holds another space's study, or one on other data; else writes down ours."""
         study = self.studies[SEARCH]
         ours = self.space.model_dump(mode="json")
-        held = self._patiently(lambda: self.storage.get_study_user_attrs(study)).get(
-            "made_from"
-        )  # absent when a driver died right after making the study
-        if held is not None:
+        held = self._patiently(lambda: self.storage.get_study_user_attrs(study)).get("made_from")
+        if held is not None:  # it is None when a driver died right after making the study
             key = _first_difference(held["space"], ours)
             if key:
                 raise UserError(f"the study there was made with another space: {key} differs; give another --out")
@@ -140,6 +138,10 @@ class Ledger:
     def count(self, kind: str) -> int:
         """Runs of a kind that were ever written down."""
         return len(self._of(kind))
+
+    def close(self) -> None:
+        """Close the connections; what was read stays."""
+        self.storage.engine.dispose()
 
     def _of(self, kind: str) -> dict[str, _Run]:
         """The runs of a kind by name, in the order of their jobs."""

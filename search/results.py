@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -167,7 +168,8 @@ def read_study(folder: Path, url: str | None = None) -> Results:
     space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
     if url or (folder / DATABASE).exists():
         name = study_name(folder, url)
-        return results(space, open_ledger(space, url or storage_url(folder), name, create=False))
+        with closing(open_ledger(space, url or storage_url(folder), name, create=False)) as ledger:
+            return results(space, ledger)
     if not (folder / RECORDS).exists():
         raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
     records = read_records(folder / RECORDS)

@@ -23,8 +23,14 @@ LONGEST = 5.0
 """Seconds between two attempts, at most."""
 FAILURES = (ImportError, OSError, ValueError, SQLAlchemyError, StorageInternalError)
 EXTRA = "pip install 'lpanas[postgresql]'"
-ALIVE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""libpq's: without them a server whose machine is gone is waited for without end."""
+LIBPQ: dict[str, Any] = {
+    "client_encoding": "utf8",  # a database in SQL_ASCII would give bytes for text
+    "connect_timeout": 10,  # seconds; without these a server whose machine is gone is waited for without end
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+"""What a PostgreSQL URL is given that does not say it."""
 
 STUDY_ATTRIBUTES = table("study_user_attributes", column("study_id"), column("key"), column("value_json"))
 _TRIALS = table("trials", column("trial_id"), column("study_id"), column("state"))
@@ -61,7 +67,7 @@ def _connect_args(url: str) -> dict[str, Any]:
     if parts.get_backend_name() == "sqlite":
         return {"timeout": 100}  # a dashboard that polls the file must not stop the driver: wait for its lock
     if parts.get_driver_name() in ("psycopg", "psycopg2"):
-        return {name: value for name, value in ALIVE.items() if name not in parts.query}
+        return {name: value for name, value in LIBPQ.items() if name not in parts.query}
     return {}
 
 

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/many_trials.py [TRIALS]
 
-Makes a study of the preset `projections` (16,384 points) with 5,000 candidates in a SQLite file, through the ledger that a search
-writes with: arms, seeds, proposals; every second one stopped at the rung, one in a hundred failed, curves of 10 points from a
-formula. Then each step is measured in a process of its own, that process's start and imports included.
+Makes a study of the preset `projections` (16,384 points) with 5,000 candidates in a SQLite file, through the ledger that a
+search writes with: arms, seeds, proposals; every second one stopped at the rung, one in a hundred failed, curves of 10
+points from a formula. Then each step is measured in a process of its own, that process's start and imports included.
 """
 
 import math
@@ -119,10 +119,8 @@ def tell(folder: Path) -> None:
     space, ledger = reopened(folder)
     count = ledger.count(SEARCH)
     one = job(space, f"{SEARCH}-{count}", next(candidates(space, Random(1))))
-    for what, write in (
-        ("job", lambda: ledger.add(SEARCH, one)),
-        ("record", lambda: ledger.tell(record(space, one, 8, Random(2)))),
-    ):
+    ended = record(space, one, 8, Random(2))
+    for what, write in (("job", lambda: ledger.add(SEARCH, one)), ("record", lambda: ledger.tell(ended))):
         began = time.perf_counter()
         write()
         print(f"a {what} {1000 * (time.perf_counter() - began):.1f} ms", end="; ")

@@ -92,7 +92,7 @@ def postgres() -> Generator[Postgres]:
 @pytest.fixture
 def server_url(postgres: Postgres, request: pytest.FixtureRequest) -> str:
     """An empty database of the test's own on the server."""
-    return postgres.database(re.sub(r"\W", "_", request.node.name)[:50])
+    return postgres.database(re.sub(r"\W", "_", request.node.name)[-60:])
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,7 @@ class Postgres:
         if place is None:
             raise FileNotFoundError("no PostgreSQL server here: neither on the path, nor Debian's, nor a wheel's")
         self.bin = place
+        self.starter = ThreadPoolExecutor(1)  # the server ends with the thread that starts it, which may be any test's
         self.process: subprocess.Popen[bytes] | None = None
         self.user = _unprivileged() if os.geteuid() == 0 else None  # the server refuses root
         self.who = {"user": self.user, "group": self.user, "extra_groups": []} if self.user else {}
@@ -82,10 +84,10 @@ class Postgres:
         import psycopg
 
         words = ("-D", self.folder / "data", "-p", self.port, "-k", self.folder, "-h", "127.0.0.1", "-F")
-        self.process = subprocess.Popen(
-            list(map(str, (self.bin / "postgres", *words))), cwd=self.folder, **self.who,
+        self.process = self.starter.submit(
+            subprocess.Popen, list(map(str, (self.bin / "postgres", *words))), cwd=self.folder, **self.who,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_end_with_parent,
-        )  # fmt: skip
+        ).result()  # fmt: skip
         limit = time.monotonic() + READY
         while True:
             try:
@@ -112,6 +114,7 @@ class Postgres:
     def close(self) -> None:
         """Stop it and remove its data."""
         self.stop()
+        self.starter.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -9,39 +11,93 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import UserError
+from .config import UserError, one_line
 from .model import Decoder
 
+Curve = tuple[tuple[int, float], ...]
+"""(tokens, validation loss_nats) at every evaluation."""
 
-def save(
-    path: Path, fingerprint: str, step: int, model: Decoder, adamw: torch.optim.AdamW, pending: Sequence[Tensor] = ()
-) -> None:
-    """Write weights, optimizer state, the number of steps done and the losses not yet logged; the file is replaced whole.
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a training has come, besides its weights and moments."""
+
+    step: int = 0
+    """Steps done."""
+    curve: Curve = ()
+    pending: Sequence[Tensor] = ()
+    """The losses not yet logged."""
+
+
+def save(path: Path, fingerprint: str, reached: Reached, model: Decoder, adamw: torch.optim.AdamW) -> None:
+    """Write weights, optimizer state and how far the training has come; the file is replaced whole. Raises OSError and
+    leaves the old one when it cannot be written.
 
     `fingerprint` says what the state belongs to; load refuses another one.
     """
-    state = {"fingerprint": fingerprint, "step": step, "pending": list(pending)}
+    state = {"fingerprint": fingerprint, "step": reached.step, "curve": reached.curve, "pending": list(reached.pending)}
     state |= {"model": model.state_dict(), "optimizer": adamw.state_dict()}
     draft = path.with_suffix(".draft")
-    with open(draft, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with open(draft, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer, when the disk is full
+        with suppress(OSError):
+            draft.unlink()
+        raise OSError(f"{path}: cannot be written: {one_line(error)}") from error
 
 
-def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> tuple[int, list[Tensor]]:
-    """Put a saved state into a model and its optimizer; the steps done and the losses not yet logged. Raises UserError for
-    another config's."""
+def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> Reached:
+    """Put a saved state into a model and its optimizer; how far it has come. Raises UserError for another config's."""
     state = _read(path, fingerprint, next(model.parameters()).device)
     model.load_state_dict(state["model"])
     adamw.load_state_dict(state["optimizer"])
-    return int(state["step"]), list(state["pending"])
+    return _reached(state)
 
 
-def steps(path: Path, fingerprint: str) -> int:
-    """The steps that a saved state has behind it. Raises UserError for another config's."""
-    return int(_read(path, fingerprint, torch.device("meta"))["step"])
+def reached(path: Path, fingerprint: str) -> Reached:
+    """How far a saved state has come. Raises UserError for another config's."""
+    return _reached(_read(path, fingerprint, torch.device("meta")))
+
+
+class Keeper:
+    """The checkpoint of a training, in one place; nothing without a path."""
+
+    def __init__(
+        self, path: Path | None, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW, *, spare: bool = False
+    ) -> None:
+        """`spare`: the training is worth more than its checkpoint: one that cannot be written is left out."""
+        self.path, self.fingerprint, self.model, self.adamw, self.spare = path, fingerprint, model, adamw, spare
+        self.saved = 0
+        """Steps that the file has behind it."""
+
+    def load(self) -> Reached:
+        """Put what is there into the model and its optimizer. Raises UserError for another config's."""
+        if self.path is None or not self.path.exists():
+            return Reached()
+        found = load(self.path, self.fingerprint, self.model, self.adamw)
+        self.saved = found.step
+        return found
+
+    def save(self, reached: Reached) -> None:
+        """Write it, unless it is there. Raises OSError, but for a spare one."""
+        if self.path is None or reached.step == self.saved:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save(self.path, self.fingerprint, reached, self.model, self.adamw)
+        except OSError:
+            if not self.spare:
+                raise
+        else:
+            self.saved = reached.step
+
+
+def _reached(state: dict[str, Any]) -> Reached:
+    return Reached(state["step"], state["curve"], state["pending"])
 
 
 def _read(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:

@@ -107,15 +107,14 @@ def _encoder(config: DataConfig, found: list[Part], watch: Watch) -> Encoder:
         return Bytes()
     if config.tokenizer != "bpe":
         return tokenizers.read_tokenizer(_tokenizer_path(config), config.end_of_text)
-    sample = Sample(SAMPLE_BYTES)
-    for text in texts(config, found, watch, "sampling text for the tokenizer"):
-        digest = hashlib.sha256(text).digest()
-        if split_of(digest) == "train":
-            for piece in pieces(text):
-                for _ in sample.push(hashlib.sha256(piece.text).digest(), piece.text):
-                    pass
-    watch("training the tokenizer", 0, 0)
-    return tokenizers.train_bpe(sample.texts(), config.vocab_size or 0)
+    with Sample(SAMPLE_BYTES) as sample:
+        for text in texts(config, found, watch, "sampling text for the tokenizer"):
+            if split_of(hashlib.sha256(text).digest()) == "train":
+                for piece in pieces(text):
+                    for _ in sample.push(hashlib.sha256(piece.text).digest(), piece.text):
+                        pass
+        watch("training the tokenizer", 0, 0)
+        return tokenizers.train_bpe((text for _, text in sample.placed()), config.vocab_size or 0)
 
 
 def _write(folder: Path, content: str, config: DataConfig, found: list[Part], watch: Watch) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from . import checkpoint
+from .checkpoint import Curve, Keeper, Reached
 from .config import Config, Count, UserError, dump_yaml
 from .data import Batches, DataConfig, Shards, valid_batches
 from .files import replace_text
@@ -72,9 +73,9 @@ class TrainConfig(Config):
 
     def fingerprint(self, content: str) -> str:
         """A hash of everything that decides the result: the data's content, and all fields but those that say how it is
-        watched."""
-        watched = {"log_every", "checkpoint_every", "evals", "eval_steps"}
-        return hashlib.sha256(f"{content} {self.model_dump_json(exclude=watched)}".encode()).hexdigest()[:16]
+        watched and how much of a batch is in memory at a time (which moves the last bits alone)."""
+        others = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch"}
+        return hashlib.sha256(f"{content} {self.model_dump_json(exclude=others)}".encode()).hexdigest()[:16]
 
     def resolve_device(self) -> torch.device:
         """The device that `auto` means here. Raises UserError for a GPU that is not there."""
@@ -98,27 +99,33 @@ class Progress:
     """At evaluations."""
     seconds: float
     """Spent in this call so far."""
+    curve: Curve = ()
+    """Of every evaluation so far, those of earlier calls included."""
 
 
 class DivergedError(Exception):
     """The loss is no longer a finite number."""
 
 
-def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Generator[Progress]:
+def train(
+    config: TrainConfig, shards: Shards, out: Path | None = None, only_at: Collection[int] | None = None
+) -> Generator[Progress]:
     """Train a model from its config, one yield a step. With `out`, the config, metrics and checkpoints go there, and what a
     checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
+
+    only_at: steps; with them the folder serves to go on from and for nothing else: it gets a checkpoint after these steps, no
+    config and no metrics, and a checkpoint that cannot be written (the disk is full) is left out.
 
     Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data.
     """
     device = config.resolve_device()
     model = build(config.model, device, config.seed)
     adamw = optimizer(model, config.optim)
-    mark = config.fingerprint(shards.content)
-    done, losses = 0, list[Tensor]()
-    if out is not None and (out / CHECKPOINT).exists():
-        done, losses = checkpoint.load(out / CHECKPOINT, mark, model, adamw)
-    metrics = Metrics(out, done)
-    if out is not None:
+    keeper = Keeper(out and out / CHECKPOINT, config.fingerprint(shards.content), model, adamw, spare=only_at is not None)
+    begun = keeper.load()
+    done, curve, losses = begun.step, begun.curve, list(begun.pending)
+    metrics = Metrics(out if only_at is None else None, done)
+    if out is not None and only_at is None:
         replace_text(out / CONFIG, dump_yaml(config))
     batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
     due = _eval_steps(config)
@@ -135,21 +142,22 @@ def train(config: TrainConfig, shards: Shards, out: Path | None = None) -> Gener
                 losses.clear()
             if done in due:
                 valid_loss = _finite(evaluate(model, shards, "valid", config), "validation", done)
-            progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, time.perf_counter() - started)
+                curve = (*curve, (done * config.batch_tokens, valid_loss))
+            seconds = time.perf_counter() - started
+            progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve)
             metrics.write(progress)
-            if out is not None and (done % config.checkpoint_every == 0 or done == config.steps):
-                checkpoint.save(out / CHECKPOINT, mark, done, model, adamw, losses)
+            if _keeps(config, done) if only_at is None else done in only_at:
+                keeper.save(Reached(done, curve, losses))
             yield progress
     except GeneratorExit:
-        if out is not None:
-            checkpoint.save(out / CHECKPOINT, mark, done, model, adamw, losses)
+        keeper.save(Reached(done, curve, losses))
         raise
 
 
-def steps_done(out: Path, config: TrainConfig, shards: Shards) -> int:
-    """Steps that a checkpoint in `out` has behind it. Raises UserError when it is another config's, or on other data."""
+def reached(out: Path, config: TrainConfig, shards: Shards) -> Reached:
+    """How far a checkpoint in `out` has come. Raises UserError when it is another config's, or on other data."""
     path = out / CHECKPOINT
-    return checkpoint.steps(path, config.fingerprint(shards.content)) if path.exists() else 0
+    return checkpoint.reached(path, config.fingerprint(shards.content)) if path.exists() else Reached()
 
 
 def step(
@@ -232,7 +240,7 @@ class Metrics:
         """Append a step, if it has a loss to tell."""
         if self.path is None or (progress.train_loss_nats is None and progress.valid_loss_nats is None):
             return
-        row = {name: value for name, value in vars(progress).items() if value is not None}
+        row = {name: value for name, value in vars(progress).items() if value is not None and name != "curve"}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -242,6 +250,10 @@ class Metrics:
 def _eval_steps(config: TrainConfig) -> set[int]:
     even = {max(1, round(config.steps * (number + 1) / config.evals)) for number in range(config.evals)}
     return even | set(config.eval_steps)
+
+
+def _keeps(config: TrainConfig, step: int) -> bool:
+    return step % config.checkpoint_every == 0 or step == config.steps
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -96,7 +96,11 @@ class Budget(Config):
     minutes: Annotated[float, Field(gt=0)] | None = None
     """No new run starts after this long."""
     workers: Annotated[int, Field(gt=0)] | None = None
-    """Runs at a time; one a GPU, or one a core on a CPU, when left out."""
+    """Runs at a time; one a core on a CPU, workers_per_device a GPU, when left out. They take the GPUs in turn."""
+    workers_per_device: Annotated[int, Field(gt=0)] = 1
+    """Runs that share a GPU."""
+    hung_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """A worker that makes no progress for this long is replaced; longer than building a model and one validation take."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

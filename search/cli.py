@@ -4,7 +4,7 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Where does low rank belong in a Transformer?",
 )
+
+STOPPING = "stopping at the end of this step; once more: at once, without a checkpoint"
 
 
 def _folder(word: str) -> Path:
@@ -74,14 +76,21 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
         shards = open_shards(loaded.proxy.data, watch_data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
     with folder.held(place):
-        with LocalExecutor(Setup(loaded.proxy, shards.folder), loaded.search.workers) as executor:
+        setup, budget = Setup(loaded.proxy, shards.folder, checkpoints := place / folder.CHECKPOINTS), loaded.search
+        with LocalExecutor(setup, budget.workers, budget.workers_per_device, budget.hung_minutes) as executor:
             from . import terminal  # what the end needs is imported while the workers start
             from .export import export
             from .report import write_report
             from .results import results
 
-            with folder.driven(place, loaded, shards.content, storage) as ledger, terminal.progress() as watch:
-                state = study.search(loaded, ledger, executor, watch)
+            study_of = folder.driven(place, loaded, shards.content, storage)
+            with study_of as ledger, terminal.progress() as watch, Interrupt() as interrupt:
+
+                def watch_both(state: study.State) -> None:
+                    state.stopping = interrupt.signal != 0
+                    watch(state)
+
+                state = study.search(loaded, ledger, executor, watch_both, checkpoints)
         found = results(loaded, ledger)
         paths: dict[str, object] = {"page": write_report(found, place)}
         if found.winner is not None:
@@ -144,8 +153,8 @@ def train(
     if epochs > 1.5:
         typer.echo(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", err=True)
     place = folder.check_folder(out or config.parent / "train", training.METRICS)
-    done = training.steps_done(place, loaded, shards)
-    with folder.held(place), Interrupt() as interrupt, closing(training.train(loaded, shards, place)) as run:
+    done = training.reached(place, loaded, shards).step
+    with folder.held(place), Interrupt(STOPPING) as interrupt, closing(training.train(loaded, shards, place)) as run:
         try:
             for progress in islice(run, steps):
                 done = progress.step
@@ -256,12 +265,18 @@ def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":
 
 
 class Interrupt:
-    """SIGINT or SIGTERM, kept until the training loop has come to the end of a step; a second one ends it at once."""
+    """SIGINT, SIGTERM or SIGHUP, kept until whoever asks for it is ready to end; a second one ends it at once. `word`: said at
+    the first."""
 
     signal: int = 0
 
+    def __init__(self, word: str = "") -> None:
+        self.word = word
+
     def __enter__(self) -> Self:
-        self.before = {number: signal.signal(number, self._keep) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        self.before = {number: signal.signal(number, self._keep) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -272,7 +287,8 @@ class Interrupt:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        typer.echo("lpanas: stopping at the end of this step; once more: at once, without a checkpoint", err=True)
+        with suppress(OSError):  # the terminal is gone
+            _say(self.word, 0)
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """Where runs execute: local worker processes, each with its device."""
 
+import ctypes
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +19,10 @@ import torch
 from ..lpa.shards import read_shards
 from ..lpa.train import TrainConfig
 from . import nursery
-from .proxy import Advanced, Job, Record, run_proxy
+from .proxy import Advanced, Fault, Job, Message, Record, run_proxy
+
+EXIT_SECONDS = 5.0
+"""From the end of a worker's pipe to its own end (assumption; measured: milliseconds)."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,11 @@ class Setup:
     """The proxy's training; each job brings its model and seed."""
     shards: Path
     """The folder of token shards."""
+    checkpoints: Path | None = None
+    """Where each run has a folder with what it can go on from; none: a run that is tried again starts anew."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """A process, its end of the pipe, and the job that it holds."""
 
@@ -37,6 +45,14 @@ class Worker:
     pipe: Connection
     slot: int
     job: Job | None = None
+    used: bool = False
+    """Whether it has ever had one."""
+    silent: float = 0.0
+    """Seconds that the driver has listened to it in vain."""
+
+    def hold(self, job: Job | None) -> None:
+        """Take a job, or have none."""
+        self.job, self.used, self.silent = job, True, 0.0
 
 
 class Executor(Protocol):
@@ -53,22 +69,22 @@ class Executor(Protocol):
     def answer(self, run: str, go_on: bool) -> None:
         """Tell a run that waits at a rung whether it goes on."""
 
-    def wait(self, seconds: float | None = None) -> Iterator[Advanced | Record]:
+    def wait(self, seconds: float | None = None) -> Iterator[Message]:
         """What the workers have to tell, as soon as one has anything, or nothing after `seconds`."""
         ...
 
 
 class LocalExecutor:
-    """Worker processes on this machine: one thread each on a CPU, a GPU each where there are any.
+    """Worker processes on this machine: one thread each on a CPU, a GPU each where there are any, or a share of one.
 
-    A worker that dies costs the run it held, which comes back as a failed record, and is replaced.
+    A worker that dies, that says nothing for too long or whose run meets an error costs that run, which comes back as a Fault,
+    and is replaced.
     """
 
-    def __init__(self, setup: Setup, workers: int | None = None) -> None:
-        self.setup = setup
-        nursery.start()
+    def __init__(self, setup: Setup, workers: int | None = None, per_gpu: int = 1, hung_minutes: float = 10.0) -> None:
+        self.setup, self.hung_seconds = setup, 60 * hung_minutes
         self.device = setup.config.resolve_device().type
-        size = workers or (torch.cuda.device_count() if self.device == "cuda" else _cores())
+        size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else _cores())
         self.workers = [self._start(slot) for slot in range(size)]
 
     def __enter__(self) -> Self:
@@ -88,12 +104,12 @@ class LocalExecutor:
         return [worker.job for worker in self.workers if worker.job is not None]
 
     def submit(self, job: Job) -> None:
-        """Hand a job to an idle worker."""
-        place = next(place for place, worker in enumerate(self.workers) if worker.job is None)
-        if not self.workers[place].process.is_alive():
-            self.workers[place] = self._start(self.workers[place].slot)
-        worker = self.workers[place]
-        worker.job = job
+        """Hand a job to an idle worker, a fresh one where there is one."""
+        idle = [worker for worker in self.workers if worker.job is None]
+        worker = min(idle, key=lambda worker: worker.used)
+        if not worker.process.is_alive():
+            worker = self._replace(worker)
+        worker.hold(job)
         with suppress(OSError):  # it has died: wait() reports that
             worker.pipe.send(job)
 
@@ -103,33 +119,64 @@ class LocalExecutor:
         with suppress(OSError):  # it has died: wait() reports that
             worker.pipe.send(go_on)
 
-    def wait(self, seconds: float | None = None) -> Iterator[Advanced | Record]:
-        """What the workers have to tell, as soon as one has anything, or nothing after `seconds`."""
-        ready = wait([worker.pipe for worker in self.workers], seconds)
-        for place, worker in enumerate(self.workers):
-            if worker.pipe not in ready:
+    def wait(self, seconds: float | None = None) -> Iterator[Message]:
+        """What the workers have to tell, as soon as one has anything, or nothing after `seconds`.
+
+        Only what it waits here counts as a worker's silence, and of that no more than it meant to wait: a search that was
+        itself stopped for an hour (Ctrl-Z), or that was busy, kills nobody.
+        """
+        began, most = time.monotonic(), min([self.hung_seconds, *([] if seconds is None else [seconds])])
+        ready = wait([worker.pipe for worker in self.workers], most)
+        listened = min(time.monotonic() - began, most)
+        for worker in list(self.workers):
+            if worker not in self.workers:  # replaced meanwhile, by submit()
                 continue
-            try:
-                message = worker.pipe.recv()
-            except (EOFError, OSError):
-                worker.process.join()
-                self.workers[place] = self._start(worker.slot)
-                if worker.job is not None:
-                    yield lost(worker.job, worker.process.exitcode)
-                continue
-            if isinstance(message, Record):
-                worker.job = None
-            yield message
+            if worker.pipe in ready:
+                yield from self._told(worker)
+            elif worker.job is not None:
+                worker.silent += listened
+                if worker.silent >= self.hung_seconds:
+                    self._replace(worker)
+                    yield lost(worker.job, f"no progress for {self.hung_seconds / 60:g} minutes")
+
+    def _told(self, worker: Worker) -> Iterator[Message]:
+        """All that a worker has told by now."""
+        worker.silent = 0.0
+        try:
+            while worker.pipe.poll():
+                message: Message = worker.pipe.recv()
+                if isinstance(message, Fault):
+                    self._replace(worker)  # an error may have left a GPU's context broken
+                    yield message
+                    return
+                if isinstance(message, Record):
+                    worker.hold(None)
+                yield message
+        except (EOFError, OSError):
+            worker.process.join(EXIT_SECONDS)
+            self._replace(worker)
+            if worker.job is not None:
+                yield lost(worker.job, f"the worker process ended ({_cause(worker.process.exitcode)})")
 
     def close(self) -> None:
         """End every worker, in the middle of a run if need be."""
         for worker in self.workers:
-            worker.process.terminate()
+            worker.process.kill()  # a stopped process would not hear another signal
         for worker in self.workers:
             worker.process.join()
             worker.pipe.close()
 
+    def _replace(self, worker: Worker) -> Worker:
+        """End a worker and put a fresh one into its place."""
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+        fresh = self._start(worker.slot)
+        self.workers[self.workers.index(worker)] = fresh
+        return fresh
+
     def _start(self, slot: int) -> Worker:
+        nursery.start()  # anew, if it was killed
         ours, theirs = nursery.CONTEXT.Pipe()
         lease = _lease(slot) if self.device == "cuda" else None
         process = nursery.CONTEXT.Process(
@@ -140,15 +187,19 @@ class LocalExecutor:
         return Worker(process, ours, slot)
 
 
-def lost(job: Job, exitcode: int | None) -> Record:
-    """The record of a run whose worker died."""
-    cause = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
+def lost(job: Job, reason: str) -> Fault:
+    """A run of which nothing but its job is left."""
     fields = {name: getattr(job, name) for name in Job.model_fields}
-    return Record(**fields, status="failed", reason=f"the worker process ended ({cause})")
+    return Fault(Record(**fields, status="failed", reason=reason))
+
+
+def _cause(exitcode: int | None) -> str:
+    return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
 def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
     """A worker's life: take a job, train it, tell; until the pipe closes. lease: the GPU that it may see, or none."""
+    _end_with_server()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if lease is None:
         torch.set_num_threads(1)
@@ -157,19 +208,24 @@ def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
     shards = read_shards(setup.shards)
     with suppress(EOFError):  # the driver has gone
         while True:
-            status = _train(pipe, run_proxy(pipe.recv(), setup.config, shards))
-            if lease is not None and status == "failed":
-                return  # an error may have left the GPU's context broken: the next run gets a fresh process
+            job: Job = pipe.recv()
+            _train(pipe, run_proxy(job, setup.config, shards, setup.checkpoints and setup.checkpoints / job.run))
 
 
-def _train(pipe: Connection, run: Generator[Advanced | Record, bool | None]) -> str:
-    """Tell all that a run tells, and let it hear the driver's word at its rungs; how it ended."""
+def _train(pipe: Connection, run: Generator[Message, bool | None]) -> None:
+    """Tell all that a run tells, and let it hear the driver's word at its rungs."""
     message = next(run)
-    while isinstance(message, Advanced):
+    while not isinstance(message, (Fault, Record)):
         pipe.send(message)
-        message = run.send(pipe.recv() if message.at_rung else None)
+        message = run.send(pipe.recv() if isinstance(message, Advanced) and message.at_rung else None)
     pipe.send(message)
-    return message.status
+
+
+def _end_with_server() -> None:
+    """The server ends with the driver, and then the kernel ends its children, those too that are stopped (SIGSTOP) and would
+    see nothing; where the kernel is Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _end_with_parent() -> None:

@@ -4,10 +4,11 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,10 +19,17 @@ import torch
 from ..lpa.config import UserError, dump_yaml
 from ..lpa.files import replace_text
 from .ledger import Ledger, open_ledger
+from .proxy import Job, Record
 from .space import Space
 from .storage import shown
 
 SPACE, DATABASE, ENVIRONMENT, RECORDS, LOCK = "space.yaml", "study.db", "environment.json", "records.jsonl", ".lock"
+CHECKPOINTS = "checkpoints"
+"""A folder a run, with what it goes on from when it is tried again."""
+
+
+KEPT_BYTES = 16 * 2**30
+"""Of stopped runs' checkpoints (assumption); one takes 12 bytes a parameter of the proxy."""
 
 
 def storage_url(folder: Path) -> str:
@@ -76,6 +84,32 @@ def held(folder: Path) -> Generator[None]:
                 (folder / LOCK).unlink()
                 if made:
                     folder.rmdir()
+
+
+def keeps_checkpoint(record: Record) -> bool:
+    """Whether what an ended run could go on from stays: that of a run that was stopped at a rung."""
+    return record.status == "pruned"
+
+
+def clear_checkpoint(checkpoints: Path | None, record: Record) -> None:
+    """Remove what an ended run has no use for, from the folder of all runs' checkpoints."""
+    if checkpoints is not None and not keeps_checkpoint(record):
+        shutil.rmtree(checkpoints / record.run, ignore_errors=True)
+        with suppress(OSError):  # it is not empty, or was never made
+            checkpoints.rmdir()
+
+
+def trim_checkpoints(checkpoints: Path | None, running: Iterable[Job], limit: int = KEPT_BYTES) -> None:
+    """Remove the oldest checkpoints of stopped runs until those that are left take no more than `limit` bytes."""
+    if checkpoints is None or not checkpoints.exists():
+        return
+    used = {name for job in running for name in (job.run, job.continues)}
+    kept = [path for path in checkpoints.glob("*/*") if path.parent.name not in used]
+    sizes = {path: (status.st_mtime, status.st_size) for path in kept for status in [path.stat()]}
+    for path in sorted(sizes, key=lambda path: sizes[path]):
+        if sum(size for _, size in sizes.values()) > limit:
+            del sizes[path]
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def write_setup(folder: Path, space: Space) -> None:

@@ -1,4 +1,4 @@
-"""gp: the untried candidates by the hypervolume that they are expected to add, their costs being known."""
+"""gp: candidates by the hypervolume that they are expected to add for their tokens, their costs being known."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from ..lpa.placement import parse_rank
 from .pareto import non_dominated
 from .proxy import Known
 from .space import Candidate, Space
-from .surrogate import expected_gain, fit
+from .surrogate import expected_gain, fit, foretell
 
 POOL = 1024
 """Points that are looked at: a space up to this size whole, of a larger one half as many random points and the front's
@@ -20,39 +20,57 @@ neighbours (assumption)."""
 SHARE = 0.5
 """Of the candidates, drawn anew for every proposal, those that come before all others: so a model that is wrong about a part of
 the space does not keep the search in it, and two searches differ (assumption; what it costs stands in tests/benchmarks)."""
+MOST = 1000
+"""Runs that the model is fitted to, the front among them: its time grows with their cube (assumption)."""
+PAIRS = 6
+"""Runs that must have come to both a rung and a level, until losses at the one foretell those at the other (assumption)."""
 NEIGHBOURS = 64
 """Of the front, at most so many."""
 
 
-def pool(space: Space, known: Sequence[Known], level: int) -> Iterator[dict[str, str]]:
-    """The points to choose from."""
+def pool(space: Space) -> list[dict[str, str]]:
+    """The points to choose from, whatever is known."""
     if space.size <= POOL:
-        yield from space.points(Random(0))
-        return
-    yield from islice(space.points(Random(f"{space.seed} pool")), POOL // 2)
+        return list(space.points(Random(0)))
+    return list(islice(space.points(Random(f"{space.seed} pool")), POOL // 2))
+
+
+def near(space: Space, known: Sequence[Known], level: int) -> list[dict[str, str]]:
+    """Points that differ from one on the front in a single choice; none in a space that is looked at whole."""
+    if space.size <= POOL:
+        return []
     judged = [run for run in known if level in run.losses]
     chosen = non_dominated(np.array([run.values(space.objectives, level) for run in judged]).reshape(-1, len(space.objectives)))
     front = [run.job.params for run, on_front in zip(judged, chosen, strict=True) if on_front]
-    near = [
+    found = [
         point | {name: choice}
         for point in front
         for name, choices in space.choices.items()
         for choice in choices
         if choice != point[name]
     ]
-    yield from sorted(near, key=lambda point: hashlib.sha256(str(point).encode()).digest())[:NEIGHBOURS]
+    return sorted(found, key=lambda point: hashlib.sha256(str(point).encode()).digest())[:NEIGHBOURS]
 
 
 def by_gain(
-    space: Space, new: Sequence[Candidate], known: Sequence[Known], level: int, seed: int, *, share: float = SHARE
+    space: Space,
+    new: Sequence[Candidate],
+    known: Sequence[Known],
+    level: int,
+    seed: int,
+    left: Mapping[str, float] | None = None,
+    *,
+    share: float = SHARE,
 ) -> Iterator[Candidate]:
-    """The new candidates, that of the largest expected gain first, in two parts: a random share, and the rest. None when no
-    run in the space has come to the rung."""
+    """The candidates, that of the largest expected gain first, in two parts: a random share, and the rest. None when no run in
+    the space has come to the rung. left: the share of its tokens that a stopped run still has to go, by what is trained."""
     judged = [run for run in known if level in run.losses]
     if not judged or not new:
         return
-    model = fit(features(space, [run.job.params for run in judged]), np.array([run.losses[level] for run in judged]))
     rows = [run.values(space.objectives, level) for run in judged]
+    told = [*((run, run.losses[level], 0.0) for run in judged), *foretold(known, level)]
+    runs, losses, doubts = zip(*_some(told, non_dominated(np.array(rows))), strict=True)
+    model = fit(features(space, [run.job.params for run in runs]), np.array(losses), np.array(doubts))
     ahead = [run for run in known if level not in run.losses and not run.ended]
     if ahead:  # what is under way is believed to end as foreseen
         foreseen, _ = model.predict(features(space, [run.job.params for run in ahead]))
@@ -61,8 +79,35 @@ def by_gain(
     reference = _beyond(front[:, :1]).tolist() + _beyond(np.concatenate([front[:, 1:], costs])).tolist()
     mean, deviation = model.predict(features(space, [candidate.params for candidate in new]))
     gains = expected_gain(mean, deviation, costs, front, np.array(reference), seed)
+    gains /= [(left or {}).get(candidate.trained, 1.0) for candidate in new]
     shown = np.random.default_rng(seed).random(len(new)) < share
     yield from (new[place] for place in np.lexsort((-gains, ~shown)))
+
+
+def _some(told: list[tuple[Known, float, float]], on_front: np.ndarray) -> list[tuple[Known, float, float]]:
+    """All of them, or the front's and of the others as many as MOST allows, evenly. on_front: (n,) bool of the first n."""
+    chosen = np.concatenate([on_front, np.zeros(len(told) - len(on_front), bool)])
+    others = np.flatnonzero(~chosen)
+    room = max(MOST - int(chosen.sum()), 0)
+    if len(others) > room:
+        others = others[np.linspace(0, len(others) - 1, room).round().astype(int)]
+    chosen[others] = True
+    return [told[place] for place in np.flatnonzero(chosen)]
+
+
+def foretold(known: Sequence[Known], level: int) -> list[tuple[Known, float, float]]:
+    """The runs that were stopped below a level, their losses there as far as others tell, and the doubt of these, nats."""
+    found = list[tuple[Known, float, float]]()
+    for rung in sorted({max(run.losses) for run in known if run.stopped and max(run.losses) < level}):
+        both = [run for run in known if rung in run.losses and level in run.losses]
+        there = [run for run in known if run.stopped and max(run.losses) == rung]
+        if len(both) >= PAIRS:
+            early, late, new = (
+                np.array([run.losses[at] for run in runs]) for runs, at in ((both, rung), (both, level), (there, rung))
+            )
+            losses, doubts = foretell(early, late, new)
+            found += zip(there, losses.tolist(), doubts.tolist(), strict=True)
+    return found
 
 
 def _beyond(points: np.ndarray) -> np.ndarray:

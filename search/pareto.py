@@ -10,8 +10,10 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     NaN is never on the front nor keeps another from it.
     """
     known = ~np.any(np.isnan(points), axis=1)
-    no_larger = np.all(points[:, None, :] <= points[None, :, :], axis=2)  # (n, n): row i against row j
-    smaller = np.any(points[:, None, :] < points[None, :, :], axis=2)
+    no_larger, smaller = np.ones((len(points),) * 2, bool), np.zeros((len(points),) * 2, bool)
+    for column in points.T:  # (n, n): row i against row j
+        no_larger &= column[:, None] <= column[None, :]
+        smaller |= column[:, None] < column[None, :]
     return known & ~np.any(no_larger & smaller, axis=0)  # a comparison with NaN is false, so such a row dominates none
 
 

@@ -1,18 +1,37 @@
-"""The next candidate: a sampler proposes, and what was trained before or breaks a limit is refused and asked for again."""
+"""The next candidate: a sampler proposes, and what was trained before or breaks a limit is refused and asked for again; what
+was stopped may be taken up again."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from random import Random
 
-from .gain import by_gain, pool
-from .proxy import Job, Known, Refusal
-from .sampling import asked
-from .space import Candidate, Space
+import numpy as np
 
-ASKS = 50
+from .gain import by_gain, near, pool
+from .proxy import Job, Known, Refusal
+from .rungs import order
+from .sampling import Rungs
+from .space import ENUMERATED, Candidate, Space
+
+ASKS = 10
 """Proposals that are asked for before an untried point is drawn at random (assumption)."""
 ENOUGH = {"gp": 4, "tpe": 10, "nsga2": 10}
 """Runs that a rung must have seen before proposals are drawn from it (assumption; 10 is Optuna's n_startup_trials)."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is to be trained."""
+
+    candidate: Candidate
+    continues: str | None = None
+    """The stopped run of the same model that it takes up again."""
+    continues_at: int = 0
+    """Tokens at which that one was stopped."""
+    refused: tuple[Refusal, ...] = ()
+    """What was proposed before and is not trained."""
 
 
 class Proposer:
@@ -22,38 +41,68 @@ class Proposer:
         self.space = space
         self.levels = (space.proxy.steps * space.proxy.batch_tokens, *reversed(space.rungs))
         """Tokens at which losses are compared, the end first."""
-        self.seen, self.proposed = dict[str, str](), 0
+        self.seen, self.models, self.proposed = dict[str, str](), dict[str, str](), 0
+        self.rungs = Rungs(space)
         self.made: dict[tuple[str, ...], Candidate] = {}
 
+    @cached_property
+    def pool(self) -> list[dict[str, str]]:
+        """Points that gp chooses from, besides the front's neighbours."""
+        return pool(self.space)
+
     def count(self, job: Job) -> None:
-        """A job that is trained: never propose its model again."""
-        self.seen.setdefault(job.model.model_dump_json(), job.run)
+        """A job that is trained: never propose its model again, unless it is stopped."""
+        self.models[job.run] = job.model.model_dump_json()
+        self.seen.setdefault(self.models[job.run], job.run)
         self.proposed += 1
 
     def is_new(self, candidate: Candidate) -> bool:
         """Whether its model was never trained."""
         return candidate.trained not in self.seen
 
-    def propose(self, known: Sequence[Known]) -> tuple[Candidate | None, tuple[Refusal, ...]]:
-        """The next candidate to train, or None when the space has no other; and what was refused on the way."""
-        refused = list[Refusal]()
-        for candidate in islice(self._proposals(known), ASKS):
+    def propose(self, known: Sequence[Known]) -> Proposal | None:
+        """What is trained next; nothing when each candidate of the space has been trained to the end."""
+        refused, stopped = list[Refusal](), self._stopped(known)
+        for candidate in islice(self._proposals(known, stopped), ASKS):
             why = self._why_not(candidate)
-            if why is None:
-                return candidate, tuple(refused)
+            if why is None or (self.space.search.sampler == "gp" and candidate.trained in stopped):
+                return self._proposal(candidate, stopped, refused)
             refused.append(Refusal(params=candidate.params, why=why))
-        return self._untried(), tuple(refused)
+        candidate = self._untried() or self._best(stopped)
+        return None if candidate is None else self._proposal(candidate, stopped, refused)
 
-    def _proposals(self, known: Sequence[Known]) -> Iterator[Candidate]:
+    def _proposal(self, candidate: Candidate, stopped: Mapping[str, Known], refused: Sequence[Refusal]) -> Proposal:
+        if (run := stopped.get(candidate.trained)) is None:
+            return Proposal(candidate, refused=tuple(refused))
+        return Proposal(candidate, run.job.run, max(run.losses), tuple(refused))
+
+    def _stopped(self, known: Sequence[Known]) -> dict[str, Known]:
+        """The stopped runs that nothing has taken up again, by what they train."""
+        taken_up = {run.job.continues for run in known}
+        return {self.models[run.job.run]: run for run in known if run.stopped and run.job.run not in taken_up}
+
+    def _proposals(self, known: Sequence[Known], stopped: Mapping[str, Known]) -> Iterator[Candidate]:
         """What the sampler would train next; nothing where it leaves the choice to chance."""
         sampler, seed = self.space.search.sampler, Random(f"{self.space.seed} {self.proposed}").getrandbits(32)
         level = self._level(known)
         inside = [run for run in known if run.job.params]
         if sampler in ("tpe", "nsga2", "random"):
-            yield from map(self._candidate, asked(self.space, inside, level, seed))
+            yield from map(self._candidate, self.rungs.asked(inside, level, seed))
         elif sampler == "gp" and level is not None:
-            new = [one for one in map(self._candidate, pool(self.space, inside, level)) if self._why_not(one) is None]
-            yield from by_gain(self.space, new, inside, level, seed)
+            points = [*self.pool, *near(self.space, inside, level)]
+            new = [one for one in map(self._candidate, points) if self._why_not(one) is None]
+            left = {model: 1 - max(run.losses) / level for model, run in stopped.items() if max(run.losses) < level}
+            again = [self._candidate(run.job.params) for model, run in stopped.items() if model in left]
+            yield from by_gain(self.space, [*new, *again], inside, level, seed, left)
+
+    def _best(self, stopped: Mapping[str, Known]) -> Candidate | None:
+        """Of the stopped runs that came farthest, the first in order."""
+        most = max((max(run.losses) for run in stopped.values()), default=0)
+        there = [run for run in stopped.values() if max(run.losses) == most]
+        if not there:
+            return None
+        points = np.array([run.values(self.space.objectives, most) for run in there])
+        return self._candidate(there[order(points, np.ones(len(there), bool))[0]].job.params)
 
     def _level(self, known: Sequence[Known]) -> int | None:
         """The highest rung that enough runs have come to; none when there is no such rung."""
@@ -63,8 +112,10 @@ class Proposer:
     def _untried(self) -> Candidate | None:
         """An untried feasible candidate, drawn evenly; in a large space among some random points of it."""
         random = Random(f"{self.space.seed} {self.proposed} untried")
-        points = list(self.space.points(random))
-        random.shuffle(points)
+        points = self.space.points(random)
+        if self.space.size <= ENUMERATED:  # these come in order, of a larger space at random
+            points = list(points)
+            random.shuffle(points)
         return next((candidate for candidate in map(self._candidate, points) if self._why_not(candidate) is None), None)
 
     def _candidate(self, point: Mapping[str, str]) -> Candidate:

@@ -2,19 +2,28 @@
 
 import math
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from ..lpa.config import Config, one_line
+from ..lpa.checkpoint import Curve, Reached
+from ..lpa.config import Config, UserError, one_line
 from ..lpa.data import Shards
 from ..lpa.model import ModelConfig
-from ..lpa.train import DivergedError, TrainConfig, train
+from ..lpa.train import DivergedError, Progress, TrainConfig, reached, train
 from .budget import Listed
+
+TELL_SECONDS = 1.0
+"""Between two words of a run on how far it has come."""
+
+Status = Literal["complete", "pruned", "diverged", "failed"]
 
 
 class Refusal(Config):
@@ -47,8 +56,16 @@ class Job(Config):
     """The user's words, if it is a placement that was asked for."""
     rungs: tuple[int, ...] = ()
     """Tokens at which the driver is asked whether the run goes on."""
+    continues: str | None = None
+    """The stopped run of the same model that it takes up again."""
+    continues_at: int = 0
+    """Tokens at which that one was stopped."""
     refused: tuple[Refusal, ...] = ()
     """Proposals that were not trained, since the job before this one."""
+    attempts: tuple[str, ...] = ()
+    """Why each earlier attempt at it failed, since the driver was last started."""
+    microbatch: int | None = None
+    """Sequences in one forward pass, where an attempt that ran out of memory made them fewer than the space's."""
 
     @property
     def placement(self) -> str:
@@ -66,9 +83,9 @@ class Measured(Config):
     started: float
     """Unix time, seconds."""
     seconds: float
-    """Of the whole run, building and validation included."""
+    """Of the last attempt, building and validation included."""
     train_seconds: float
-    """Of the training loop, validation included."""
+    """Of its training loop, validation included."""
     peak_memory_bytes: int
     """Of the worker process, or allocated on the GPU."""
 
@@ -76,7 +93,7 @@ class Measured(Config):
 class Record(Job):
     """A run that has ended, however it ended."""
 
-    status: Literal["complete", "pruned", "diverged", "failed"]
+    status: Status
     """pruned: stopped at a rung."""
     reason: str = ""
     """Why, when it is not complete."""
@@ -86,8 +103,9 @@ class Record(Job):
     """The same as bits a byte of text."""
     tokens: int = 0
     """Trained on, however it ended."""
-    curve: tuple[tuple[int, float], ...] = ()
-    """(tokens, validation loss_nats) at every evaluation."""
+    tokens_before: int = 0
+    """Of these, what the stopped run had trained on that it took up again; 0 when it had to start anew."""
+    curve: Curve = ()
     measured: Measured | None = None
     """Nothing when the worker was lost."""
 
@@ -116,6 +134,29 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """How far a run has come, told at most about once a second."""
+
+    run: str
+    tokens: int
+    tokens_per_second: float
+    """Since the one before; validation included."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A run that failed for a cause that another attempt may not meet."""
+
+    record: Record
+    """What it is when there is no other attempt."""
+    out_of_memory: bool = False
+
+
+Message = Trained | Advanced | Fault | Record
+"""What an executor tells of a run."""
+
+
+@dataclass(frozen=True)
 class Known:
     """A run, under way or ended, and what it has shown so far."""
 
@@ -124,63 +165,120 @@ class Known:
     """Validation loss, nats, by tokens trained on."""
     ended: bool
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended at a rung."""
+        return isinstance(self.job, Record) and self.job.status == "pruned"
+
     def values(self, objectives: Iterable[str], tokens: int) -> list[float]:
         """Its objectives after so many tokens, at which it was evaluated."""
         return [self.losses[tokens] if name == "loss_nats" else float(self.job.costs[name]) for name in objectives]
 
 
-def run_proxy(job: Job, config: TrainConfig, shards: Shards) -> Generator[Advanced | Record, bool | None]:
-    """Train a job's model as `config` says: an Advanced at every evaluation, and its Record last. One that is sent False at
-    a rung stops there.
+def run_proxy(job: Job, config: TrainConfig, shards: Shards, folder: Path | None = None) -> Generator[Message, bool | None]:
+    """Train a job's model as `config` says: an Advanced at every evaluation, Trained in between, and its Record or a Fault
+    last. One that is sent False at a rung stops there. folder: gets a checkpoint at every rung; a run that finds one there
+    goes on from it, tells again what it has shown so far, and asks again at that rung.
 
-    A run that diverges, runs out of memory or meets an error of torch's is a record with its reason.
+    A run that diverges is a record with its reason; one that runs out of memory or meets an error of torch's is a Fault.
     """
-    config = config.change(model=job.model, seed=job.seed)
-    config = config.change(eval_steps=tuple(tokens // config.batch_tokens for tokens in job.rungs))
+    config = as_trained(job, config)
+    start = _start(job, config, shards, folder)
     device = config.resolve_device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started, clock = time.time(), time.perf_counter()
-    curve: list[tuple[int, float]] = []
-    status: Literal["complete", "pruned", "diverged", "failed"] = "complete"
-    reason, train_seconds, tokens = "", 0.0, 0
+    status: Status = "complete"
+    reason, out_of_memory, told = "", False, 0
+    now, speed = Progress(0, 0, None, None, 0.0), Speed()
     try:
-        for progress in train(config, shards):
-            train_seconds, tokens = progress.seconds, progress.tokens
-            if progress.valid_loss_nats is not None:
-                curve.append((tokens, progress.valid_loss_nats))
-                if (yield Advanced(job.run, tokens, progress.valid_loss_nats, tokens in job.rungs)) is False:
-                    status, reason = "pruned", f"behind at {tokens:,} tokens"
-                    break
+        for now in _progress(config, shards, folder, start):
+            goes_on: bool | None = True
+            for tokens, loss in now.curve[told:]:
+                goes_on = yield Advanced(job.run, tokens, loss, at_rung=tokens == now.tokens and tokens in job.rungs)
+            told = max(told, len(now.curve))
+            if goes_on is False:
+                status, reason = "pruned", f"behind at {now.tokens:,} tokens"
+                break
+            if (rate := speed(now.tokens)) is not None:
+                yield Trained(job.run, now.tokens, rate)
     except DivergedError as error:
         status, reason = "diverged", str(error)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        status, reason = "failed", f"out of memory: {one_line(error, 300)}"
-    except RuntimeError as error:
-        status, reason = "failed", one_line(error, 300)
-    peak = peak_memory_bytes(device)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    loss = curve[-1][1] if status == "complete" else None
+    except (MemoryError, RuntimeError) as error:
+        status, reason, out_of_memory = "failed", one_line(error, 300), is_out_of_memory(error)
+    loss = now.curve[-1][1] if status == "complete" else None
     bits = None if loss is None else shards.bits_per_byte(loss, "valid", job.model.context, config.data.valid_tokens)
-    yield Record(
-        **job.model_dump(exclude={"model", "target"}),
-        model=job.model,
-        target=job.target,
+    record = Record(
+        **{name: getattr(job, name) for name in Job.model_fields},
         status=status,
-        reason=reason,
+        reason=f"out of memory: {reason}" if out_of_memory else reason,
         loss_nats=loss,
         bits_per_byte=bits,
-        tokens=tokens,
-        curve=tuple(curve),
+        tokens=now.tokens,
+        tokens_before=min(start.step * config.batch_tokens, job.continues_at),
+        curve=now.curve,
         measured=Measured(
             device=device_name(device),
             started=started,
             seconds=time.perf_counter() - clock,
-            train_seconds=train_seconds,
-            peak_memory_bytes=peak,
+            train_seconds=now.seconds,
+            peak_memory_bytes=peak_memory_bytes(device),
         ),
     )
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    yield Fault(record, out_of_memory) if status == "failed" else record
+
+
+def as_trained(job: Job, config: TrainConfig) -> TrainConfig:
+    """The training of a job, evaluated at its rungs."""
+    changes: dict[str, object] = {"model": job.model, "seed": job.seed, "microbatch": job.microbatch or config.microbatch}
+    return config.change(**changes, eval_steps=tuple(tokens // config.batch_tokens for tokens in job.rungs))
+
+
+def _start(job: Job, config: TrainConfig, shards: Shards, folder: Path | None) -> Reached:
+    """Where a run goes on from: what is in its folder, or was left by the stopped run that it takes up again. What cannot be
+    used there (a torn checkpoint, another study's) is removed."""
+    if folder is None:
+        return Reached()
+    if job.continues is not None and not folder.exists():
+        with suppress(OSError):  # nothing was left: it starts anew
+            (folder.parent / job.continues).rename(folder)
+    try:
+        return reached(folder, config, shards)
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        return Reached()
+
+
+def _progress(config: TrainConfig, shards: Shards, folder: Path | None, start: Reached) -> Iterator[Progress]:
+    """What train() yields with a checkpoint at every rung; first of all where it goes on from, if it does."""
+    if start.step:
+        yield Progress(start.step, start.step * config.batch_tokens, None, None, 0.0, start.curve)
+    yield from train(config, shards, folder, config.eval_steps)
+
+
+class Speed:
+    """Tokens a second, told at most once in so many seconds."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self.tokens = 0
+
+    def __call__(self, tokens: int) -> float | None:
+        """The speed since it was last told, or nothing."""
+        now, since = time.monotonic(), self.since
+        if since is not None and now - since < TELL_SECONDS:
+            return None
+        speed = None if since is None else (tokens - self.tokens) / (now - since)
+        self.since, self.tokens = now, tokens
+        return speed
+
+
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether a device's or the host's memory was too small, in the words of torch's allocators."""
+    words = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def device_name(device: torch.device) -> str:

@@ -40,6 +40,17 @@ class Results:
         """The reference arms that have been run, by name."""
         return {record.arm: record for record in self.records if record.arm is not None}
 
+    @property
+    def stopped(self) -> list[Record]:
+        """The candidates that were stopped at a rung and not taken up again."""
+        taken_up = {record.continues for record in self.records}
+        return [record for record in self.records if record.status == "pruned" and record.run not in taken_up]
+
+    @property
+    def tokens(self) -> int:
+        """Trained on in all runs together."""
+        return sum(record.tokens - record.tokens_before for record in (*self.records, *self.seeds))
+
     @cached_property
     def noise(self) -> noise.Noise | None:
         """Over the seeds of the dense arm, its own run included."""
@@ -151,6 +162,7 @@ class Results:
             "proxy_d_ff": record.model.d_ff,
             "seed": record.seed,
             "tokens": record.tokens,
+            "continues": record.continues or "",
             "seconds": measured.seconds if measured else None,
             "reason": record.reason,
         }

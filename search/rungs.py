@@ -22,14 +22,19 @@ def goes_on(points: np.ndarray, feasible: np.ndarray, newcomer: int, eta: int, d
     """Whether the run of row `newcomer` is among the best 1/eta of all rows of its rung, itself included.
 
     points: (n, m), the loss first, of all runs that ever came to this rung; feasible: (n,) bool. With fewer than eta rows
-    everybody goes on. `doubt`: a difference in loss, in nats, that may be chance; the newcomer has the benefit of it.
+    everybody goes on. `doubt`: a difference in loss, in nats, that may be chance; the newcomer has the benefit of it (which may
+    move it inside a front to where others are nearer: so it is judged as it is, too).
     """
     if len(points) < eta:
         return True
+    return any(_place(points, feasible, newcomer, gift) < len(points) / eta for gift in (0.0, doubt))
+
+
+def _place(points: np.ndarray, feasible: np.ndarray, newcomer: int, gift: float) -> int:
+    """The place of a row in the order, 0-based, when its loss were lower by `gift`."""
     judged = points.copy()
-    judged[newcomer, 0] -= doubt
-    place = int(np.flatnonzero(order(judged, feasible) == newcomer)[0])
-    return place < len(points) / eta
+    judged[newcomer, 0] -= gift
+    return int(np.flatnonzero(order(judged, feasible) == newcomer)[0])
 
 
 def order(points: np.ndarray, feasible: np.ndarray) -> np.ndarray:

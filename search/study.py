@@ -3,17 +3,20 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ..lpa.config import UserError
+from ..lpa.train import TrainConfig
 from . import noise
 from .budget import ARMS
 from .executor import Executor
+from .folder import clear_checkpoint, trim_checkpoints
 from .ledger import NOISE, SEARCH, Ledger
 from .propose import Proposer
-from .proxy import Advanced, Job, Known, Record
+from .proxy import Advanced, Fault, Job, Known, Record, Trained
 from .rungs import goes_on
 from .space import Candidate, Space
 
@@ -43,17 +46,37 @@ class State:
     started: float = field(default_factory=time.monotonic)
     done_before: int = 0
     """Runs that earlier calls had ended."""
-    lost: dict[str, int] = field(default_factory=dict)
-    """How often each run's worker has died."""
+    progress: dict[str, Trained] = field(default_factory=dict)
+    """How far each running job has come, as far as it has said."""
+    answers: dict[tuple[str, int], bool] = field(default_factory=dict)
+    """What each run was told at each rung, its tokens: one that comes there again is told the same."""
+    lost: int = 0
+    """Workers that have died or were given up."""
     exhausted: bool = False
     """The space has no other candidate."""
+    stopping: bool = False
+    """The user has asked for the end: what has ended by now is recorded, and nothing else is begun."""
 
-    def is_to_be_tried_again(self, lost: Record) -> bool:
-        """Whether a run whose worker died is given to another: once. Raises UserError when nothing but that happens."""
-        self.lost[lost.run] = self.lost.get(lost.run, 0) + 1
-        if self.done == self.done_before and sum(self.lost.values()) > MOST_LOST:
-            raise UserError(f"no run has ended and {MOST_LOST} workers have died, the last one of {lost.run}: {lost.reason}")
-        return self.lost[lost.run] < 2
+    def again(self, fault: Fault) -> Job | None:
+        """The job of a run's other attempt, which it has once after running out of memory, with half the microbatch, and once
+        after any other fault; None when it has had it, or the microbatch is one sequence. Raises UserError when workers die
+        and nothing else happens."""
+        run, reason = fault.record.run, fault.record.reason
+        job = self.running[run]
+        self.lost += fault.record.measured is None
+        if self.done == self.done_before and self.lost > MOST_LOST:
+            raise UserError(f"no run has ended and {MOST_LOST} workers have died, the last one of {run}: {reason}")
+        halved = job.microbatch is not None
+        if fault.out_of_memory:
+            half = None if halved else half_microbatch(self.space.proxy)
+            return None if half is None else job.change(attempts=(*job.attempts, reason), microbatch=half)
+        return None if len(job.attempts) > halved else job.change(attempts=(*job.attempts, reason))
+
+    def end(self, record: Record) -> None:
+        """Count a run that has ended."""
+        for running in (self.running, self.curves, self.progress):
+            running.pop(record.run, None)
+        (self.noise if record.run.startswith(NOISE) else self.records).append(record)
 
     @property
     def known(self) -> list[Known]:
@@ -65,7 +88,7 @@ class State:
     @property
     def tokens(self) -> int:
         """Trained on in all runs that have ended."""
-        return sum(record.tokens for record in (*self.records, *self.noise))
+        return sum(record.tokens - record.tokens_before for record in (*self.records, *self.noise))
 
     @property
     def planned(self) -> int:
@@ -78,43 +101,72 @@ class State:
         return len(self.records) + len(self.noise)
 
 
-def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher) -> State:
-    """Train the four arms, the noise seeds, what the user lists and as many proposals as the budget has. Raises
-    KeyboardInterrupt as it comes: what has ended by then is in the ledger, what has not is trained again by the next call."""
+def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, checkpoints: Path | None = None) -> State:
+    """Train the four arms, the noise seeds, what the user lists and as many proposals as the budget has.
+
+    checkpoints: the folder in which the executor's runs have theirs; those of runs that have ended are removed,
+    but for stopped ones, which may be taken up again.
+
+    Raises KeyboardInterrupt as it comes, or when the state is `stopping`: what has ended by then is in the ledger, what has
+    not is gone on with by the next call.
+    """
+    recovered = ledger.recover()  # first: it may tell a record
     state = State(space, ledger.records(SEARCH), ledger.records(NOISE))
+    for record in (*state.records, *state.noise):  # an earlier driver may have died right after telling
+        clear_checkpoint(checkpoints, record)
     state.done_before = state.done
-    jobs = _jobs(space, ledger, state)
+    jobs = _jobs(space, ledger, state, recovered)
     more = True
     while True:
-        while more and executor.idle and not _is_spent(space, state):
+        while more and executor.idle and not state.stopping and not _is_spent(space, state):
             job = next(jobs, None)
             if job is None:
                 more = False
                 break
             state.running[job.run] = job
             executor.submit(job)
+            watch(state)
         if not state.running:
             return state
         watch(state)
-        for message in executor.wait(1.0):
-            if isinstance(message, Advanced):
+        for message in executor.wait(0.0 if state.stopping else 1.0):
+            if isinstance(message, Trained):
+                state.progress[message.run] = message
+            elif isinstance(message, Advanced):
                 state.curves.setdefault(message.run, {})[message.tokens] = message.loss_nats
                 if message.at_rung:
-                    executor.answer(message.run, _goes_on(state, state.running[message.run], message.tokens))
-            elif message.measured is None and state.is_to_be_tried_again(message):
-                state.curves.pop(message.run, None)
-                executor.submit(state.running[message.run])
+                    executor.answer(message.run, _answer(state, message))
+            elif isinstance(message, Fault) and (again := state.again(message)) is not None:
+                state.running[again.run] = again
+                executor.submit(again)
             else:
-                ledger.tell(message)
-                del state.running[message.run]
-                state.curves.pop(message.run, None)
-                (state.noise if message.run.startswith(NOISE) else state.records).append(message)
+                record = message.record if isinstance(message, Fault) else message
+                ledger.tell(record)
+                state.end(record)
+                clear_checkpoint(checkpoints, record)
+                trim_checkpoints(checkpoints, state.running.values())
+        if state.stopping:
+            raise KeyboardInterrupt
+
+
+def half_microbatch(config: TrainConfig) -> int | None:
+    """The largest microbatch of at most half the size that divides the batch; None when it is one sequence already."""
+    size = config.microbatch or config.batch_size
+    return next((half for half in range(size // 2, 0, -1) if config.batch_size % half == 0), None)
+
+
+def _answer(state: State, at: Advanced) -> bool:
+    """The word for a run that has come to a rung."""
+    key = (at.run, at.tokens)
+    if key not in state.answers:
+        state.answers[key] = _goes_on(state, state.running[at.run], at.tokens)
+    return state.answers[key]
 
 
 def _goes_on(state: State, job: Job, tokens: int) -> bool:
     """Whether a run that has come to a rung is trained on: arms, noise seeds and listed placements always, a proposal unless it
-    is clearly behind all that ever came there."""
-    if job.arm is not None or job.listed is not None or job.run.startswith(NOISE):
+    is clearly behind all that ever came there, or was taken up again in spite of it."""
+    if job.arm is not None or job.listed is not None or job.run.startswith(NOISE) or tokens <= job.continues_at:
         return True
     dense = [record for record in state.records if record.arm == "dense"]
     doubt = noise.at([*dense, *state.noise], tokens)
@@ -127,10 +179,9 @@ def _goes_on(state: State, job: Job, tokens: int) -> bool:
     return goes_on(points, feasible, newcomer, state.space.search.eta, doubt.resolvable_nats)
 
 
-def _jobs(space: Space, ledger: Ledger, state: State) -> Iterator[Job]:
+def _jobs(space: Space, ledger: Ledger, state: State, recovered: list[Job]) -> Iterator[Job]:
     """What is to be trained, in order; a new job is in the ledger before it is handed out."""
     proposer = Proposer(space)
-    recovered = ledger.recover()
     for job in [*state.records, *(job for job in recovered if job.run.startswith(SEARCH))]:
         proposer.count(job)
 
@@ -151,11 +202,12 @@ def _jobs(space: Space, ledger: Ledger, state: State) -> Iterator[Job]:
         if proposer.is_new(candidate) and ledger.count(SEARCH) < space.search.trials:
             yield written(SEARCH, candidate, listed=listed)
     while ledger.count(SEARCH) < space.search.trials:
-        candidate, refused = proposer.propose(state.known)
-        if candidate is None:
+        proposal = proposer.propose(state.known)
+        if proposal is None:
             state.exhausted = True
             return
-        yield written(SEARCH, candidate, refused=refused)
+        again = {"continues": proposal.continues, "continues_at": proposal.continues_at}
+        yield written(SEARCH, proposal.candidate, **again, refused=proposal.refused)
 
 
 def _job(space: Space, run: str, candidate: Candidate) -> Job:

@@ -55,10 +55,10 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
     """One screen: the arms, the front, the winner, the smallest difference, where things are."""
     console.print(_records("The reference arms", found, list(found.arms.values())))
     console.print(_records("The front, lowest loss first", found, found.front))
-    stopped = [record for record in found.records if record.status == "pruned"]
-    if stopped:
-        tokens = sum(record.tokens for record in (*found.records, *found.seeds))
-        console.print(f"{len(stopped)} candidates were stopped at a rung; {tokens:,} tokens were trained on in all")
+    again = sum(record.continues is not None for record in found.records)
+    if found.stopped or again:
+        told = f"{len(found.stopped)} candidates were stopped at a rung" + (f", {again} more taken up again" if again else "")
+        console.print(f"{told}; {found.tokens:,} tokens were trained on in all")
     failed = [record for record in found.records if record.status in ("diverged", "failed")]
     if failed:
         console.print(f"{len(failed)} runs did not end well; the first: {failed[0].run}, {failed[0].reason}", markup=False)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from lpanas.lpa import checkpoint
+from lpanas.lpa.checkpoint import Reached
 from lpanas.lpa.config import UserError
 from lpanas.lpa.model import Decoder, ModelConfig, build
 from lpanas.lpa.optim import OptimConfig, optimizer
@@ -33,43 +34,43 @@ def same(one: State, other: State) -> bool:
 
 def test_a_saved_state_loads_bit_for_bit(tiny: ModelConfig, tmp_path: Path) -> None:
     saved, fresh = started(tiny, 0, steps=3), started(tiny, 1)
-    checkpoint.save(tmp_path / "c.pt", "mine", 3, *saved)
+    checkpoint.save(tmp_path / "c.pt", "mine", Reached(3), *saved)
     assert not same(saved, fresh)
-    assert checkpoint.load(tmp_path / "c.pt", "mine", *fresh)[0] == checkpoint.steps(tmp_path / "c.pt", "mine") == 3
+    assert checkpoint.load(tmp_path / "c.pt", "mine", *fresh).step == checkpoint.reached(tmp_path / "c.pt", "mine").step == 3
     assert same(saved, fresh)
     assert fresh[0].head.weight is fresh[0].embedding.weight
 
 
 def test_another_configs_checkpoint_is_refused_and_nothing_is_loaded(tiny: ModelConfig, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "c.pt", "mine", 3, *started(tiny, 0, steps=1))
+    checkpoint.save(tmp_path / "c.pt", "mine", Reached(3), *started(tiny, 0, steps=1))
     fresh = started(tiny, 1)
     with pytest.raises(UserError, match=r"^.*c\.pt: a checkpoint of another config[^\n]*$"):
         checkpoint.load(tmp_path / "c.pt", "other", *fresh)
     with pytest.raises(UserError, match="another config"):
-        checkpoint.steps(tmp_path / "c.pt", "other")
+        checkpoint.reached(tmp_path / "c.pt", "other")
     assert same(fresh, started(tiny, 1))
 
 
 def test_a_draft_left_half_written_does_not_disturb_the_old_one(tiny: ModelConfig, tmp_path: Path) -> None:
     saved, path = started(tiny, 0, steps=2), tmp_path / "c.pt"
-    checkpoint.save(path, "mine", 2, *saved)
+    checkpoint.save(path, "mine", Reached(2), *saved)
     whole = path.read_bytes()
     path.with_suffix(".draft").write_bytes(whole[: len(whole) // 2])
     fresh = started(tiny, 1)
-    assert checkpoint.load(path, "mine", *fresh)[0] == 2
+    assert checkpoint.load(path, "mine", *fresh).step == 2
     assert same(saved, fresh)
-    checkpoint.save(path, "mine", 3, *saved)
-    assert checkpoint.steps(path, "mine") == 3
+    checkpoint.save(path, "mine", Reached(3), *saved)
+    assert checkpoint.reached(path, "mine").step == 3
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
 
 
 def test_a_save_that_fails_leaves_the_old_one(tiny: ModelConfig, tmp_path: Path) -> None:
     state, path = started(tiny, 0), tmp_path / "c.pt"
-    checkpoint.save(path, "mine", 2, *state)
+    checkpoint.save(path, "mine", Reached(2), *state)
     path.with_suffix(".draft").mkdir()
     with pytest.raises(OSError, match="draft"):
-        checkpoint.save(path, "mine", 3, *state)
-    assert checkpoint.steps(path, "mine") == 2
+        checkpoint.save(path, "mine", Reached(3), *state)
+    assert checkpoint.reached(path, "mine").step == 2
 
 
 def cut(path: Path) -> None:
@@ -99,8 +100,8 @@ def test_an_unreadable_checkpoint_is_a_mistake_in_one_line(
     damage: Callable[[Path], None], tiny: ModelConfig, tmp_path: Path
 ) -> None:
     path = tmp_path / "c.pt"
-    checkpoint.save(path, "mine", 2, *started(tiny, 0))
+    checkpoint.save(path, "mine", Reached(2), *started(tiny, 0))
     damage(path)
-    for read in (lambda: checkpoint.steps(path, "mine"), lambda: checkpoint.load(path, "mine", *started(tiny, 1))):
+    for read in (lambda: checkpoint.reached(path, "mine"), lambda: checkpoint.load(path, "mine", *started(tiny, 1))):
         with pytest.raises(UserError, match=r"^[^\n]*c\.pt: not a checkpoint that can be read[^\n]*$"):
             read()

@@ -1,13 +1,16 @@
 import multiprocessing as mp
 import os
+import resource
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import torch
 from lpanas.lpa.train import train
 from lpanas.search.budget import ARMS
 from lpanas.search.executor import LocalExecutor
-from lpanas.search.proxy import Advanced, Record
+from lpanas.search.proxy import Advanced, Fault, Record, Trained, is_out_of_memory, run_proxy
 from making import job, same, tiny_space
 
 SPACE = tiny_space()
@@ -91,13 +94,93 @@ def test_workers_that_are_killed_cost_the_run_that_one_held_and_nothing_else(two
     told = []
     while any(worker.process in killed for worker in two.workers):
         told += two.wait()
-    assert [its.run for its in told if isinstance(its, Record)] == ["trial-9"]
-    lost = records(told)["trial-9"]
-    assert (lost.status, lost.loss_nats, lost.measured) == ("failed", None, None)
+    (fault,) = (message for message in told if isinstance(message, Fault))
+    assert not fault.out_of_memory
+    lost = fault.record
+    assert (lost.run, lost.status, lost.loss_nats, lost.measured) == ("trial-9", "failed", None, None)
     assert "SIGKILL" in lost.reason
     assert lost == lost.change(**{name: getattr(LONG, name) for name in type(LONG).model_fields})
     assert {record.status for record in records(run(two, JOBS)).values()} == {"complete"}
     assert two.idle == 2
+
+
+def test_workers_outlive_the_process_that_they_are_forked_from_by_nothing_and_are_replaced(two):
+    """Whoever kills the server kills all workers; the next ones come from a new one."""
+    before = [worker.process for worker in two.workers]
+    server = int(Path(f"/proc/{before[0].pid}/stat").read_text().rpartition(")")[2].split()[1])
+    two.submit(LONG)
+    wait_until_in_the_middle(two)
+    os.kill(server, signal.SIGKILL)
+    told = []
+    while any(worker.process in before for worker in two.workers):
+        told += two.wait()
+    assert [message.record.run for message in told if isinstance(message, Fault)] == ["trial-9"]
+    assert {record.status for record in records(run(two, JOBS)).values()} == {"complete"}
+
+
+def faults(executor, its):
+    """All that is told until a run ends."""
+    executor.submit(its)
+    told = []
+    while not any(isinstance(message, (Fault, Record)) for message in told):
+        told += executor.wait(1.0)
+    return told
+
+
+def test_a_worker_that_says_nothing_is_replaced_and_its_run_is_a_fault(setup):
+    with LocalExecutor(setup, 1, hung_minutes=0.2) as executor:
+        (worker,) = executor.workers
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        (fault,) = faults(executor, JOBS[0])
+        assert fault.record == Record(**dict(JOBS[0]), status="failed", reason="no progress for 0.2 minutes")
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker.process.pid, 0)
+        assert records(run(executor, JOBS[:1]))["trial-0"].status == "complete"
+
+
+def test_memory_that_ends_is_a_fault_of_its_own_and_the_next_run_has_another_worker(setup):
+    with LocalExecutor(setup, 1) as executor:
+        (worker,) = executor.workers
+        in_use = int(Path(f"/proc/{worker.process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(worker.process.pid, resource.RLIMIT_AS, (in_use + 2**25, in_use + 2**25))
+        *_, fault = faults(executor, LONG)
+        assert fault.out_of_memory
+        assert (fault.record.status, fault.record.reason[:14]) == ("failed", "out of memory:")
+        assert fault.record.measured is not None
+        assert executor.workers[0].process.pid != worker.process.pid
+        assert records(run(executor, [LONG]))["trial-9"].status == "complete"
+
+
+def test_a_fault_of_the_code_ends_the_worker_and_not_the_executor(setup):
+    """Tokens that the model has no rows for."""
+    with LocalExecutor(setup, 1) as executor:
+        *_, fault = faults(executor, JOBS[0].change(model=JOBS[0].model.change(vocab_size=8)))
+        assert fault.record.reason == "the worker process ended (exit code 1)"
+        assert records(run(executor, JOBS[:1]))["trial-0"].status == "complete"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_what_allocators_say_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_long_run_tells_how_far_it_has_come(setup, shards):
+    config = setup.config.change(tokens=64 * 10**6, evals=1)
+    trained = next(message for message in run_proxy(LONG, config, shards) if isinstance(message, Trained))
+    assert trained.run == "trial-9"
+    assert 0 < trained.tokens < 64 * 10**6
+    assert trained.tokens % config.batch_tokens == 0
+    assert 0 < trained.tokens_per_second <= trained.tokens
 
 
 def test_nothing_is_left_alive_when_it_is_closed_in_the_middle_of_a_run(setup):

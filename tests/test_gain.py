@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from lpanas.search.gain import NEIGHBOURS, POOL, by_gain, features, pool
+from lpanas.search.gain import MOST, NEIGHBOURS, POOL, by_gain, features, near, pool
 from lpanas.search.propose import Proposer
 from lpanas.search.proxy import Known
 from making import arm_records, ended, job, point, tiny_space
@@ -85,10 +85,31 @@ def test_half_of_the_candidates_come_before_the_others_and_each_part_by_gain():
         assert 0.3 < falls[0] / len(ranks) < 0.7
 
 
+def test_what_has_less_left_to_train_comes_before_what_would_gain_as_much_with_more():
+    space = tiny_space(FREE)
+    points = list(space.points(None))
+    tried = trained(space, points[:20], lambda candidate: 3 + candidate.costs["params"] / 1e6)
+    new = [space.candidate(params) for params in points[20:]]
+    last = [one.trained for one in by_gain(space, new, known(tried), END, 0, share=1)][10]
+    shares = [{last: left} for left in (1.0, 0.5, 1e-9)]
+    ranks = [[one.trained for one in by_gain(space, new, known(tried), END, 0, share, share=1)].index(last) for share in shares]
+    assert ranks[0] == 10 >= ranks[1] >= ranks[2] == 0
+
+
+def test_more_runs_than_the_model_takes_are_thinned():
+    space = tiny_space(*LARGE)
+    points = pool(space)
+    records = trained(space, points, lambda candidate: 3.0)
+    many = [record.change(run=f"trial-{n}-{m}") for m in range(3) for n, record in enumerate(records)]
+    assert len(many) > MOST
+    new = [space.candidate(params) for params in near(space, known(records), END)]
+    assert len(list(by_gain(space, new, known(many), END, 0))) == len(new)
+
+
 def test_a_small_space_is_looked_at_whole():
     space = tiny_space(FREE)
     assert space.size == 81 <= POOL
-    assert sorted(map(str, pool(space, [], END))) == sorted(map(str, space.points(None)))
+    assert sorted(map(str, pool(space))) == sorted(map(str, space.points(None)))
 
 
 def test_of_a_large_space_the_pool_has_neighbours_of_the_front_and_is_the_same_for_the_same_history():
@@ -98,21 +119,21 @@ def test_of_a_large_space_the_pool_has_neighbours_of_the_front_and_is_the_same_f
     worse = {name: choices[-1] for name, choices in space.choices.items()}
     records = trained(space, [front, worse], lambda candidate: 3.0 if candidate.params == front else 9.0)
     dear = [records[0], records[1].change(costs=dict.fromkeys(records[1].costs, 10**15))]
-    found = list(pool(space, known(dear), END))
-    beyond = found[POOL // 2 :]
+    beyond = near(space, known(dear), END)
     neighbours = {str(front | {name: choice}) for name in space.choices for choice in space.choices[name]} - {str(front)}
     assert {str(one) for one in beyond} == neighbours
-    assert all(one[name] in choices for one in found for name, choices in space.choices.items())
-    assert list(pool(tiny_space(*LARGE), known(dear), END)) == found
-    assert list(pool(space, known(dear), 160)) == found[: POOL // 2]
+    assert all(one[name] in choices for one in pool(space) for name, choices in space.choices.items())
+    assert len(pool(space)) == POOL // 2
+    assert pool(tiny_space(*LARGE)) == pool(space)
+    assert near(tiny_space(*LARGE), known(dear), END) == beyond
+    assert near(space, known(dear), 160) == []
 
 
 def test_a_long_front_brings_no_more_neighbours_than_are_allowed():
     space = tiny_space(*LARGE)
-    some = list(pool(space, [], END))[:40]
+    some = pool(space)[:40]
     records = trained(space, some, lambda candidate: 1e6 / candidate.costs["flops_per_token"])
-    found = list(pool(space, known(records), END))
-    assert len(found) == POOL // 2 + NEIGHBOURS
+    assert len(near(space, known(records), END)) == NEIGHBOURS
 
 
 def test_the_search_comes_to_the_best_points_of_a_loss_that_is_a_sum_over_the_ranks():
@@ -126,8 +147,8 @@ def test_the_search_comes_to_the_best_points_of_a_loss_that_is_a_sum_over_the_ra
 
     proposer, records = Proposer(space), []
     for number in range(16):
-        candidate, _ = proposer.propose(known(records))
-        records.append(ended(job(candidate, f"trial-{number}"), loss(candidate)))
+        proposal = proposer.propose(known(records))
+        records.append(ended(job(proposal.candidate, f"trial-{number}"), loss(proposal.candidate)))
         proposer.count(records[-1])
     least = min(loss(space.candidate(params)) for params in space.points(None))
     assert min(record.loss_nats for record in records) == least

@@ -4,92 +4,14 @@ from hashlib import sha256
 
 import pytest
 from lpanas.search.budget import SAMPLERS
-from lpanas.search.ledger import NOISE, SEARCH, Ledger
-from lpanas.search.proxy import Advanced, Job, Measured, Record
-from lpanas.search.study import search
+from lpanas.search.ledger import NOISE, SEARCH
 from making import tiny_space
-from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
-
-BANDS = "vary.bands=2"
-END, RUNG = 640, 128
-SPREAD = (BANDS, "search.trials=24")
-"""Enough proposals that some are behind at the rung."""
+from scripted import BANDS, END, RUNG, SPREAD, Kept, Scripted, by_params
 
 
 def models(records):
     return [(record.model.model_dump_json(), record.seed) for record in records]
-
-
-def by_params(job, tokens):
-    """The loss grows with the parameters that the target lacks, so much more than with the seed that runs differ clearly."""
-    chance = int(sha256(f"{job.model.placement.text} {job.model.d_ff}".encode()).hexdigest(), 16) % 1000 / 1000
-    return 3 + chance + 1e-3 * job.seed + 64 / tokens
-
-
-class Scripted:
-    """An executor without training: one run at a time, whose losses a function of the job and the tokens gives."""
-
-    def __init__(self, loss=by_params, counts=(RUNG, 320, END)):
-        self.loss, self.counts = loss, counts
-        self.job, self.curve, self.asked, self.stopped = None, (), [], False
-
-    @property
-    def idle(self):
-        return int(self.job is None)
-
-    @property
-    def jobs(self):
-        return [] if self.job is None else [self.job]
-
-    def submit(self, job):
-        assert self.job is None
-        self.job, self.curve, self.stopped = job, (), False
-
-    def answer(self, run, go_on):
-        assert run == self.job.run
-        self.asked.append((run, go_on))
-        self.stopped = not go_on
-
-    def wait(self, seconds=None):
-        done = len(self.curve)
-        if self.stopped or done == len(self.counts):
-            record, self.job = self._record(), None
-            yield record
-        else:
-            tokens = self.counts[done]
-            self.curve = (*self.curve, (tokens, self.loss(self.job, tokens)))
-            yield Advanced(self.job.run, *self.curve[-1], at_rung=tokens in self.job.rungs)
-
-    def _record(self):
-        fields = {name: getattr(self.job, name) for name in Job.model_fields}
-        return Record(
-            **fields,
-            status="pruned" if self.stopped else "complete",
-            reason="behind" if self.stopped else "",
-            loss_nats=None if self.stopped else self.curve[-1][1],
-            tokens=self.curve[-1][0],
-            curve=self.curve,
-            measured=Measured(device="none", started=0.0, seconds=0.0, train_seconds=0.0, peak_memory_bytes=0),
-        )
-
-
-class Kept:
-    """A study in memory, its ledger opened anew for every search."""
-
-    def __init__(self):
-        self.storage, self.executor = InMemoryStorage(), Scripted()
-
-    def ledger(self, *settings):
-        return Ledger(tiny_space(*settings), self.storage, "s")
-
-    def search(self, *settings, executor=None, watch=lambda state: None):
-        self.executor = executor or Scripted()
-        return search(tiny_space(*settings), self.ledger(*settings), self.executor, watch)
-
-    def records(self, *settings):
-        ledger = self.ledger(*settings)
-        return ledger.records(SEARCH) + ledger.records(NOISE)
 
 
 def pruned(records):
@@ -134,7 +56,8 @@ def test_a_run_that_is_clearly_the_best_at_the_rung_is_not_stopped_and_the_clear
 
     state = Kept().search(*SPREAD, "objectives=[loss_nats]", executor=Scripted(loss))
     proposals = state.records[4:]
-    assert {record.run for record in pruned(proposals)} == {record.run for record in proposals if int(record.run[6:]) % 2}
+    worst = {record.run for record in proposals if int(record.run[6:]) % 2 and record.continues is None}
+    assert {record.run for record in pruned(proposals)} == worst
 
 
 def test_without_rungs_nothing_is_asked_or_stopped():
@@ -173,6 +96,53 @@ def test_a_search_that_is_stopped_at_any_time_comes_to_the_records_of_an_undistu
     assert interrupted > 1
     assert pruned(study.records(*settings))
     assert study.records(*settings) == undisturbed.records(*settings)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_when_all_is_tried_what_was_stopped_is_taken_up_until_each_candidate_is_trained_to_the_end(sampler):
+    study = Kept()
+    settings = ("vary.ranks={q: [dense, 1/4], k: [dense, 1/4], ffn: [dense, 1/2, 1/4]}", BANDS, "search.trials=1000")
+    state = study.search(*settings, f"search.sampler={sampler}", "search.noise_seeds=4")
+    stopped = {record.run: record for record in pruned(state.records)}
+    again = {record.continues: record for record in state.records if record.continues is not None}
+    assert state.exhausted
+    assert stopped
+    assert again.keys() == stopped.keys()
+    for run, record in again.items():
+        assert record.model == stopped[run].model
+        assert record.status == "complete"
+        assert (record.tokens, record.tokens_before) == (END, RUNG)
+        assert record.curve[0] == stopped[run].curve[0]
+    complete = [record for record in state.records if record.status == "complete"]
+    assert len(set(models(complete))) == len(complete) == len(set(models(state.records)))
+    assert state.tokens == END * (len(complete) + len(state.noise))
+
+
+def test_a_stopped_run_that_is_foreseen_to_gain_most_is_taken_up_before_all_is_tried():
+    """All runs are alike at the rung but for chance, and differ at the end: what was stopped there was as good as any."""
+
+    def loss(job, tokens):
+        chance = int(sha256(f"{job.model.placement.text} {job.model.d_ff}".encode()).hexdigest(), 16) % 1000 / 1000
+        worth = 0.0 if tokens == RUNG else 10 * job.costs["params"] / 1e6
+        return 5 + chance + worth + 1e-3 * job.seed
+
+    state = Kept().search(BANDS, "search.trials=40", "vary.rebalance=[none, params]", executor=Scripted(loss))
+    places = [place for place, record in enumerate(state.records) if record.continues is not None]
+    assert places
+    assert not state.exhausted
+    assert any(record.continues is None for record in state.records[places[0] + 1 :])
+
+
+def test_a_run_that_is_taken_up_again_but_has_lost_its_checkpoint_is_not_stopped_where_it_was_before():
+    class Forgetful(Scripted):
+        def submit(self, job):
+            self.checkpoints.clear()
+            super().submit(job)
+
+    state = Kept().search(*SPREAD, "search.trials=1000", "search.sampler=random", executor=Forgetful())
+    again = [record for record in state.records if record.continues is not None]
+    assert again
+    assert {(record.status, record.tokens, record.tokens_before) for record in again} == {("complete", END, 0)}
 
 
 LISTED = "search.placements=[{ranks: {attention: 1/4, ffn: 1/4}}, {ranks: {attention: [dense, 1/4]}}, {ranks: {q: 1/4}}]"
@@ -227,7 +197,7 @@ def test_a_placement_above_the_limits_is_trained_as_it_was_asked_for():
 def test_the_tokens_of_a_search_are_never_exceeded_and_end_it_when_no_whole_run_fits(tokens):
     spent = []
     state = Kept().search(*SPREAD, f"search.tokens={int(tokens)}", watch=lambda state: spent.append(state.tokens))
-    trained = sum(record.tokens for record in [*state.records, *state.noise])
+    trained = sum(record.tokens - record.tokens_before for record in [*state.records, *state.noise])
     assert state.tokens == trained <= tokens < trained + END
     assert max(spent, default=0) <= tokens
     assert not state.exhausted

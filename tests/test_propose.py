@@ -24,7 +24,8 @@ def loss(candidate):
 def propose(proposer, records=(), running=()):
     """The candidate that is proposed when these runs are known."""
     known = [Known(its, dict(its.curve), ended=True) for its in records] + [Known(its, {}, ended=False) for its in running]
-    return proposer.propose(known)[0]
+    proposal = proposer.propose(known)
+    return None if proposal is None else proposal.candidate
 
 
 def visit(space, proposer, records, most=1000):

@@ -161,6 +161,12 @@ def test_a_doubt_does_not_help_a_row_that_is_beaten_by_more_or_is_outside_of_the
     assert going_on(points, np.array([True, True, False, True]), 4, 0.2) == {0}
 
 
+@given(SHAPES, SEEDS, ETAS, st.floats(0, 5))
+def test_a_doubt_stops_nobody_who_goes_on_without_it(shape, seed, eta, doubt):
+    points, feasible = scattered(shape, seed)
+    assert going_on(points, feasible, eta) <= going_on(points, feasible, eta, doubt)
+
+
 def test_the_judged_rows_are_left_as_they_were():
     points, feasible = scattered((8, 2), 0)
     copy = points.copy()

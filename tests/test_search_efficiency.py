@@ -168,7 +168,23 @@ def test_the_rule_is_kept_by_the_fast_and_broken_by_the_slow():
 
 
 def test_courses_read_back_as_written(tmp_path):
-    found = {"TPE": [Course(((0.1, 0.5), (0.2, 0.7)), 1.0)], "random": [Course((), 0.5)]}
+    found = {"TPE": [Course(((0.1, 0.5), (0.2, 0.7)), 1.0, 0.2), Course((), 1.0, math.inf)], "random": [Course((), 0.5)]}
     write_courses(found, tmp_path / "courses.json")
     assert read_courses(tmp_path / "courses.json") == found
-    assert json.loads((tmp_path / "courses.json").read_text())["random"] == [{"steps": [], "budget": 0.5}]
+    assert json.loads((tmp_path / "courses.json").read_text())["random"] == [{"steps": [], "budget": 0.5, "front": None}]
+
+
+def test_the_front_is_found_within_its_noise_by_runs_that_cost_no_more_and_are_behind_by_chance_at_most(table):
+    noisy = Table(
+        table.space, table.records, [ended(job(SPACE.arm("dense"), f"noise-{n}", seed=n), 1.0 + n / 50) for n in range(3)]
+    )
+    assert table.resolvable_nats == 0.0  # a single seed says nothing
+    chance = noisy.resolvable_nats
+    assert chance > 0
+    for one in (table, noisy):
+        assert one.met(one.front) == len(one.front) == one.met(one.points)
+    loss = np.array([name == "loss_nats" for name in table.space.objectives])
+    assert noisy.met(noisy.front + 0.99 * chance * loss) == len(noisy.front)
+    assert noisy.met(noisy.front + 1.01 * chance * loss) < len(noisy.front)
+    assert noisy.met(noisy.front + ~loss) < len(noisy.front)
+    assert noisy.met(noisy.front[:1]) >= 1

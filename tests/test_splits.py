@@ -1,8 +1,14 @@
 import hashlib
+import os
 import random
+import resource
+import tracemalloc
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lpanas.lpa.config import UserError
 from lpanas.lpa.splits import HELD_OUT_PIECE_BYTES, Known, Sample, by_split, pieces, split_of
 
 
@@ -28,13 +34,13 @@ def test_a_table_that_grows_forgets_nothing() -> None:
 
 @given(texts=TEXTS, limit=st.integers(0, 60), order=st.randoms(use_true_random=False))
 def test_a_sample_is_a_prefix_by_hash_whatever_the_order(texts: list[bytes], limit: int, order: random.Random) -> None:
-    sample, given_up = Sample(limit), list[bytes]()
-    shuffled = texts * 2
+    given_up, shuffled = list[bytes](), texts * 2
     order.shuffle(shuffled)
-    for text in shuffled:
-        given_up += sample.push(key(text), text)
+    with Sample(limit) as sample:
+        for text in shuffled:
+            given_up += sample.push(key(text), text)
+        held = [text for _, text in sample.placed()]
     by_hash = sorted(set(texts), key=key)
-    held = sample.texts()
     assert held == by_hash[: len(held)]
     assert set(given_up) == set(by_hash[len(held) :])
     assert sum(map(len, held)) <= limit
@@ -92,3 +98,32 @@ def test_a_document_that_would_be_most_of_a_split_is_trained_on() -> None:
     texts = [b"%d" % number * 400 for number in range(200)]
     found = {split for split, _ in by_split(texts, held_out_bytes=400 * 7)}
     assert found == {"train"}
+
+
+def test_held_out_text_is_not_held_in_memory() -> None:
+    def texts() -> Iterator[bytes]:
+        for number in range(2000):
+            yield random.Random(number).randbytes(2**14)
+
+    tracemalloc.start()
+    try:
+        sizes = [len(piece.text) for split, piece in by_split(texts()) if split != "train"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(sizes) > 2**21
+    assert peak < 2**20
+
+
+def test_a_disk_without_room_for_held_out_text_is_one_line_and_leaves_no_file_open() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: File too large; text .* TMPDIR") as error:
+            list(by_split(b"%d" % number * 100 for number in range(2000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    del error
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.search.pareto import hypervolume
-from lpanas.search.surrogate import LENGTHS, NOISES, expected_gain, fit
+from lpanas.search.surrogate import LENGTHS, NOISES, expected_gain, fit, foretell
 from scipy import stats
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -193,3 +193,37 @@ def test_candidates_of_one_cost_are_told_apart_by_their_losses():
     front = np.array([[3.3, 5.0], [3.1, 9.0]])
     gains = expected_gain(np.array([3.0, 2.9]), np.array([0.1, 0.1]), np.array([[9.0], [9.0]]), front, np.array([3.3, 9.0]), 0)
     assert 0 < gains[0] < gains[1]
+
+
+@given(SEEDS, st.integers(3, 20))
+def test_later_losses_are_foretold_by_the_least_squares_line_with_its_prediction_intervals(seed, n):
+    """Against the normal equations."""
+    random = np.random.default_rng(seed)
+    early, new = random.normal(5, 1, n), random.normal(5, 2, 4)
+    late = 1 + 0.7 * early + random.normal(0, 0.3, n)
+    design, at = (np.stack([np.ones_like(x), x], axis=1) for x in (early, new))
+    weights, *_ = np.linalg.lstsq(design, late)
+    variance = ((late - design @ weights) ** 2).sum() / (n - 2)
+    spread = variance * (1 + np.einsum("ni,ij,nj->n", at, np.linalg.inv(design.T @ design), at))
+    mean, deviation = foretell(early, late, new)
+    assert mean == pytest.approx(at @ weights, rel=1e-6)
+    assert deviation == pytest.approx(np.sqrt(spread), rel=1e-5)
+
+
+def test_equal_early_losses_foretell_the_mean_of_the_later_ones():
+    mean, deviation = foretell(np.full(4, 2.0), np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 9.0]))
+    assert mean.tolist() == [2.5, 2.5]
+    assert (deviation > np.std([1, 2, 3, 4], ddof=1)).all()
+
+
+def test_a_loss_that_is_only_foretold_with_great_doubt_says_next_to_nothing():
+    x, losses = sample(9, n=12, noise=0.0)
+    told = np.append(losses, losses.max() + 5)
+    beside = fit(np.concatenate([x, x[:1] * 0.9]), told, np.append(np.zeros(12), 1e3)).predict(x)[0]
+    alone = fit(np.concatenate([x, x[:1] * 0.9]), told).predict(x)[0]
+    assert abs(beside - losses).max() < 0.25 * abs(alone - losses).max()
+
+
+def test_no_doubt_is_the_doubt_that_is_left_out():
+    x, losses = sample(10, n=20, noise=0.1)
+    assert np.array_equal(fit(x, losses).predict(x)[0], fit(x, losses, np.zeros(20)).predict(x)[0])

@@ -53,7 +53,8 @@ def test_real_text_gives_the_librarys_ids_also_when_words_are_forgotten(bpe: Lea
     assert bpe.encode(texts).tolist() == expected
     forgetful = Learned(bpe.tokenizer, bpe.end, cache_bytes=1000)
     assert [number for text in texts for number in forgetful.encode([text]).tolist()] == expected
-    assert len(forgetful.words) + len(forgetful.words.before) < 10
+    assert forgetful.by_word
+    assert len(forgetful.by_word.words) + len(forgetful.by_word.words.before) < 10
 
 
 @given(text=st.text())

@@ -15,7 +15,7 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
 from lpanas.lpa.model import ModelConfig, build
 from lpanas.lpa.optim import OptimConfig, schedule
-from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, is_bfloat16, steps_done, train
+from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, is_bfloat16, reached, train
 
 Rows = list[dict[str, Any]]
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         steps = train(config, shards, tmp_path / "parts")
         list(islice(steps, count))
         steps.close()
-    assert steps_done(tmp_path / "parts", config, shards) == sum(stops)
+    assert reached(tmp_path / "parts", config, shards).step == sum(stops)
     rest = run(config, shards, tmp_path / "parts")
     assert [row.step for row in rest] == list(range(sum(stops) + 1, 13))
     assert same_end(tmp_path / "parts", tmp_path / "whole")
@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_done_again(config: TrainConfig, shards: Shards, t
     before = metrics(tmp_path)
     assert run(config, shards, tmp_path) == []
     assert metrics(tmp_path) == before
-    assert steps_done(tmp_path, config, shards) == config.steps == 12
+    assert reached(tmp_path, config, shards).step == config.steps == 12
 
 
 def test_a_folder_of_a_run_on_other_data_is_refused(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_folder_of_another_config_is_refused_and_left_alone(config: TrainConfi
         with pytest.raises(UserError, match="a checkpoint of another config"):
             run(other, shards, tmp_path)
         with pytest.raises(UserError, match="a checkpoint of another config"):
-            steps_done(tmp_path, other, shards)
+            reached(tmp_path, other, shards)
     assert metrics(tmp_path) == before
 
 

@@ -17,7 +17,9 @@ class LookupExecutor:
         self.replay = replay
         self.job: Job | None = None
         self.run: Run | None = None
+        self.stopped = dict[str, Run]()
         self.goes_on = True
+        self.before = 0
 
     @property
     def idle(self) -> int:
@@ -27,8 +29,13 @@ class LookupExecutor:
     def submit(self, job: Job) -> None:
         """See Executor."""
         self.job, self.goes_on = job, True
-        number = int(job.run.partition("-")[2])
-        self.run = self.replay.start_seed(number) if job.run.startswith(NOISE) else self.replay.start(job.params)
+        if job.continues is not None:
+            self.run = self.stopped.pop(job.continues)
+        elif job.run.startswith(NOISE):
+            self.run = self.replay.start_seed(int(job.run.partition("-")[2]))
+        else:
+            self.run = self.replay.start(job.params)
+        self.before = self.run.tokens
 
     def answer(self, run: str, go_on: bool) -> None:
         """See Executor."""
@@ -52,13 +59,16 @@ class LookupExecutor:
         curve = tuple((tokens, loss) for tokens, loss in run.record.curve if tokens <= run.tokens)
         fields = {name: getattr(job, name) for name in Job.model_fields}
         ended = {"status": "complete", "loss_nats": curve[-1][1]} if self.goes_on else {"status": "pruned"}
-        return Record(**fields, **ended, tokens=run.tokens, curve=curve, measured=run.record.measured)
+        if not self.goes_on:
+            self.stopped[job.run] = run
+        spent = {"tokens": run.tokens, "tokens_before": self.before}
+        return Record(**fields, **ended, **spent, curve=curve, measured=run.record.measured)
 
 
 def ours(replay: Replay, seed: int, **budget: object) -> None:
     """A search by the driver until the budget is spent or the space has no other candidate."""
     space = replay.table.space
-    settings = {"trials": space.size, "tokens": replay.budget, "sampler": "gp", "rungs": 1, "minutes": None} | budget
+    settings = {"trials": 2 * space.size, "tokens": replay.budget, "sampler": "gp", "rungs": 1, "minutes": None} | budget
     space = space.change(seed=seed, search=space.search.change(**settings))
     search(space, Ledger(space, InMemoryStorage(), "replay"), LookupExecutor(replay), lambda state: None)
 

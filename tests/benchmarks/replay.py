@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 from lpanas.lpa.config import UserError, read_yaml
+from lpanas.search import noise
 from lpanas.search.ledger import NOISE, SEARCH
-from lpanas.search.pareto import hypervolume
+from lpanas.search.pareto import hypervolume, non_dominated
 from lpanas.search.presets import parse_space
 from lpanas.search.proxy import Record
 from lpanas.search.space import Space
@@ -77,6 +78,24 @@ class Table:
     def volume(self) -> float:
         """The hypervolume that the whole table dominates."""
         return hypervolume(self.points, self.reference)
+
+    @cached_property
+    def front(self) -> np.ndarray:
+        """The objectives of the runs that no other dominates. (front, objectives)"""
+        return self.points[non_dominated(self.points)]
+
+    @cached_property
+    def resolvable_nats(self) -> float:
+        """The smallest difference in loss that is not yet chance, from the seeds of the dense arm; 0 where there are none."""
+        dense = [record for record in self.records.values() if record.arm == "dense"]
+        measured = noise.at([*dense, *self.seeds], self.run_tokens)
+        return measured.resolvable_nats if measured else 0.0
+
+    def met(self, points: np.ndarray) -> int:
+        """How many of the front have a match within the noise: no higher cost, and a loss that may be as low but for chance.
+        points: (n, objectives)."""
+        allowed = self.front + self.resolvable_nats * (np.array(self.space.objectives) == "loss_nats")
+        return int(np.any(np.all(points[:, None, :] <= allowed[None, :, :], axis=2), axis=0).sum())
 
     def share(self, points: np.ndarray) -> float:
         """The hypervolume of some runs as a share of the table's; the same in whatever units the objectives are.

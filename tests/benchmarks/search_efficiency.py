@@ -52,6 +52,9 @@ class Course:
     """(spent, share of the table's hypervolume) wherever it grew; spent as a share of the whole table's tokens."""
     budget: float
     """How far it was replayed, likewise."""
+    front: float | None = None
+    """What was spent when all of the table's front was found within its noise; infinite when it never was,
+    None when nobody looked."""
 
     def at(self, spent: float) -> float:
         """The share of the hypervolume when so much was spent; NaN beyond the budget."""
@@ -67,7 +70,7 @@ class Course:
 def course(went: Replay) -> Course:
     """The course of a search that is over."""
     table = went.table
-    steps, known, best = list[tuple[float, float]](), list[tuple[float, ...]](), 0.0
+    steps, known, best, front = list[tuple[float, float]](), list[tuple[float, ...]](), 0.0, math.inf
     for run in went.finished:
         if run.values in known:
             continue
@@ -76,7 +79,9 @@ def course(went: Replay) -> Course:
         if share > best:
             best = share
             steps.append((run.spent / table.tokens, share))
-    return Course(tuple(steps), went.budget / table.tokens)
+        if math.isinf(front) and table.met(np.array(known)) == len(table.front):
+            front = run.spent / table.tokens
+    return Course(tuple(steps), went.budget / table.tokens, front)
 
 
 def middle(values: Sequence[float], part: float = 0.5) -> float:
@@ -125,6 +130,12 @@ def printed(found: Mapping[str, Sequence[Course]], table: Table) -> str:
     for name, courses in found.items():
         runs = [[c.reaches(level) * len(table.records) for c in courses] for level in LEVELS]
         lines.append(f"{name:18}" + "".join(f"{_spread(values, 1):>24}" for values in runs))
+    lines += ["", f"Full runs until each of the front's {len(table.front)} has a match within {table.resolvable_nats:.3f} nats"]
+    for name, courses in found.items():
+        whole = [course.front * len(table.records) for course in courses if course.front is not None]
+        if not whole:
+            continue
+        lines.append(f"{name:18}{_spread(whole, 1):>24}{sum(map(math.isfinite, whole)):>6} of {len(whole)} seeds")
     return "\n".join(lines)
 
 
@@ -211,7 +222,7 @@ def read_courses(path: Path) -> dict[str, list[Course]]:
     """What write_courses has written."""
     raw = json.loads(path.read_text(encoding="utf-8"))
     return {
-        name: [Course(tuple((when, share) for when, share in c["steps"]), c["budget"]) for c in courses]
+        name: [Course(tuple((when, share) for when, share in c["steps"]), c["budget"], c.get("front")) for c in courses]
         for name, courses in raw.items()
     }
 

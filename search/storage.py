@@ -116,7 +116,8 @@ def _may_pass(error: BaseException) -> bool:
 
 def failed(url: str, error: BaseException) -> UserError:
     """An error of a storage as one line."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    wrapped = isinstance(error, (StorageInternalError, ImportError))  # Optuna says little in these
+    cause = error.__cause__ if wrapped and error.__cause__ else error
     reason = one_line(getattr(cause, "orig", None) or cause)
     if isinstance(cause, ImportError) and url.startswith("postgresql"):
         reason = f"there is no driver for it here ({reason}); {EXTRA}"

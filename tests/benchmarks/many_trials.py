@@ -24,7 +24,7 @@ from lpanas.search.budget import ARMS
 from lpanas.search.folder import driven, storage_url
 from lpanas.search.ledger import NOISE, SEARCH, Ledger, open_ledger
 from lpanas.search.presets import load_space
-from lpanas.search.proxy import Job, Known, Measured, Record
+from lpanas.search.proxy import Job, Measured, Record
 from lpanas.search.space import Candidate, Space
 
 LIMIT = 10.0
@@ -99,19 +99,20 @@ def open_all(folder: Path) -> None:
 def propose(folder: Path, sampler: str) -> None:
     """The next candidate, and the one after it."""
     from lpanas.search.propose import Proposer
+    from lpanas.search.study import State
 
     space, ledger = reopened(folder)
     space = space.change(search=space.search.change(sampler=sampler))
     records, proposer = ledger.records(SEARCH), Proposer(space)
     for one in records:
         proposer.count(one)
-    known = [Known(one, dict(one.curve), ended=True) for one in records]
+    known = State(space, records, ledger.records(NOISE)).known
     for which in ("first", "second"):
         began = time.perf_counter()
-        candidate, refused = proposer.propose(known)
-        assert candidate is not None
-        proposer.count(job(space, f"{SEARCH}-{which}", candidate))
-        print(f"the {which} {time.perf_counter() - began:.2f} s ({len(refused)} refused)", end="; ")
+        proposal = proposer.propose(known)
+        assert proposal is not None
+        proposer.count(job(space, f"{SEARCH}-{which}", proposal.candidate))
+        print(f"the {which} {time.perf_counter() - began:.2f} s ({len(proposal.refused)} refused)", end="; ")
 
 
 def tell(folder: Path) -> None:

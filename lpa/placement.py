@@ -108,7 +108,7 @@ class Placement:
         runs = [[layer for layer, _ in run] for _, run in groupby(enumerate(self.layers), key=lambda item: item[1])]
         return tuple((run[0], len(run)) for run in runs)
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The canonical text: equal placements have equal texts."""
         parts = []

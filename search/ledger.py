@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
@@ -47,8 +47,8 @@ class Ledger:
     instant leaves either a job to train again or a record to tell.
     """
 
-    def __init__(self, space: Space, storage: RDBStorage, name: str, url: str = "", *, create: bool = True) -> None:
-        self.space, self.storage, self.name, self.url = space, storage, name, url or storage.url
+    def __init__(self, space: Space, storage: BaseStorage, name: str, url: str = "in memory", *, create: bool = True) -> None:
+        self.space, self.storage, self.name, self.url = space, storage, name, url
         self.objectives: dict[str, tuple[str, ...]] = {SEARCH: space.objectives, NOISE: ("loss_nats",)}
         self.studies = {kind: self._study(f"{name} {kind}", len(self.objectives[kind]), create) for kind in (SEARCH, NOISE)}
         self._runs: dict[str, dict[str, _Run]] = {}
@@ -69,6 +69,9 @@ class Ledger:
     def held(self) -> Generator[None]:
         """The study, driven by this process alone. Raises UserError when another process drives it, and also later, before
         anything is written, when another has taken it over."""
+        if not isinstance(self.storage, RDBStorage):  # one in memory has no other process
+            yield
+            return
         with lease.held(self.storage, self.studies[SEARCH], self.name):
             yield
 
@@ -141,7 +144,8 @@ class Ledger:
 
     def close(self) -> None:
         """Close the connections; what was read stays."""
-        self.storage.engine.dispose()
+        if isinstance(self.storage, RDBStorage):
+            self.storage.engine.dispose()
 
     def _of(self, kind: str) -> dict[str, _Run]:
         """The runs of a kind by name, in the order of their jobs."""

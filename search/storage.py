@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import column, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -71,8 +71,11 @@ def _connect_args(url: str) -> dict[str, Any]:
     return {}
 
 
-def attributes(storage: RDBStorage, study: int) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def attributes(storage: BaseStorage, study: int) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """(trial's id, its state's name, its user attributes) of all trials of a study that have some, in their order."""
+    if not isinstance(storage, RDBStorage):  # one in memory
+        yield from ((one._trial_id, one.state.name, one.user_attrs) for one in storage.get_all_trials(study, deepcopy=False))
+        return
     trials, held = _TRIALS.c, _TRIAL_ATTRIBUTES.c
     columns = select(trials.trial_id, trials.state, held.key, held.value_json)
     rows = columns.join(_TRIAL_ATTRIBUTES, held.trial_id == trials.trial_id).where(trials.study_id == study)

@@ -95,6 +95,7 @@ def test_a_server_that_stays_away_ends_the_search_and_what_was_written_stays(
     assert set(kept) <= set(recorded(server_url))
 
 
+@pytest.mark.slow
 def test_a_search_on_a_server_goes_on_from_another_folder_once_its_driver_is_dead(call: Call, server_url, space, tmp_path):
     first, again = tmp_path / "a" / "one", tmp_path / "b" / "one"  # two folders, as on two machines: one study
     with driver(space, first, server_url) as killed:

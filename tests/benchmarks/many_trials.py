@@ -1,10 +1,11 @@
 """A study of many recorded trials: how long it takes to open, to propose, to tell and to report.
 
-    python tests/benchmarks/many_trials.py [TRIALS]
+    python tests/benchmarks/many_trials.py [TRIALS | DIR]
 
 Makes a study of the preset `projections` (16,384 points) with 5,000 candidates in a SQLite file, through the ledger that a
 search writes with: arms, seeds, proposals; every second one stopped at the rung, one in a hundred failed, curves of 10
-points from a formula. Then each step is measured in a process of its own, that process's start and imports included.
+points from a formula. Then each step is measured in a process of its own, that process's start and imports included. DIR: a folder that
+keeps the study; one that is there already is measured as it is.
 """
 
 import math
@@ -154,17 +155,19 @@ def main() -> None:
         STEPS[sys.argv[1]](Path(sys.argv[2]))
         print(f"largest {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
         return
-    trials = int(sys.argv[1]) if sys.argv[1:] else 5000
+    word = sys.argv[1] if sys.argv[1:] else "5000"
+    trials = int(word) if word.isdigit() else 5000
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "study"
-        print(f"making {trials:,} trials")
-        make(folder, trials)
+        folder = Path(place) / "study" if word.isdigit() else Path(word)
+        if not folder.exists():
+            print(f"making {trials:,} trials")
+            make(folder, trials)
         for step in STEPS:
             print(f"{step}: ", end="", flush=True)
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), os.times().children_user
             run([sys.executable, __file__, step, str(folder)], check=True)
-            seconds = time.perf_counter() - began
-            print(f"  {seconds:.1f} s{'' if seconds < LIMIT else f', above {LIMIT:.0f} s'}", flush=True)
+            seconds, cpu = time.perf_counter() - began, os.times().children_user - cpu
+            print(f"  {seconds:.1f} s, {cpu:.1f} s of CPU{'' if seconds < LIMIT else f', above {LIMIT:.0f} s'}", flush=True)
 
 
 if __name__ == "__main__":

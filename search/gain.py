@@ -78,6 +78,7 @@ def by_gain(
     front, costs = np.array(rows), np.array([_costs(space, candidate.costs) for candidate in new]).reshape(len(new), -1)
     reference = _beyond(front[:, :1]).tolist() + _beyond(np.concatenate([front[:, 1:], costs])).tolist()
     mean, deviation = model.predict(features(space, [candidate.params for candidate in new]))
+    deviation = np.hypot(deviation, model.noise_nats)  # what counts on the front is what a run will measure
     gains = expected_gain(mean, deviation, costs, front, np.array(reference), seed)
     gains /= [(left or {}).get(candidate.trained, 1.0) for candidate in new]
     shown = np.random.default_rng(seed).random(len(new)) < share

@@ -37,6 +37,8 @@ class Surrogate:
     mean: float
     scale: float
     amplitude: float
+    noise_nats: float
+    """Standard deviation of a measured loss about the noiseless one."""
 
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mean and the standard deviation of the noiseless loss, nats. (m, d) -> (m,), (m,)."""
@@ -58,7 +60,8 @@ def fit(x: np.ndarray, losses_nats: np.ndarray, doubt_nats: np.ndarray | None = 
         product(LENGTHS, NOISES), key=lambda pair: _likelihood(kernels[pair[0]], z[some], pair[1] + doubt[some])
     )
     factor, weights = _solve(_kernel(x, x, length), z, noise + doubt)
-    return Surrogate(x, length, factor, weights, mean, scale, max(float(z @ weights) / len(z), 1e-9))
+    amplitude = max(float(z @ weights) / len(z), 1e-9)
+    return Surrogate(x, length, factor, weights, mean, scale, amplitude, scale * float(np.sqrt(amplitude * noise)))
 
 
 def foretell(early: np.ndarray, late: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

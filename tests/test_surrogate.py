@@ -91,6 +91,13 @@ def test_the_likelihood_chooses_more_noise_for_noisier_losses():
     assert shares == pytest.approx([min(NOISES), max(NOISES)])
 
 
+def test_the_noise_in_nats_is_about_that_of_the_losses():
+    """As far as the few noises to choose from allow: 0.1 of the variance here, of which half the deviation to twice is left."""
+    x, losses = sample(11, n=100, noise=0.1)
+    assert 0.05 < fit(x, losses).noise_nats < 0.2
+    assert fit(x, losses[0] + np.zeros(100)).noise_nats < 1e-4
+
+
 @given(st.floats(-5, 5), st.floats(0.01, 100), SEEDS)
 def test_the_units_of_the_loss_change_nothing_but_the_units_of_what_is_foreseen(shift, scale, seed):
     x, losses = sample(seed, n=8, noise=0.1)

@@ -20,6 +20,7 @@ Rank = Fraction | None
 """A rank as a fraction of min(d_in, d_out), in (0, 1]; None is dense."""
 
 
+@cache  # a study of thousands of records repeats the same few
 def parse_rank(text: str | float) -> Rank:
     """`dense`, `1/4` or `0.25`. Raises ValueError."""
     if text == "dense":

@@ -1,6 +1,5 @@
 """The study's storage is the truth: jobs go in before they are trained, records when they have ended."""
 
-import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -197,9 +196,9 @@ def _run(trial_id: int, state: str, texts: dict[str, Any]) -> _Run | None:
     """A trial's run; None for a trial that is not ours."""
     where = f"trial {trial_id}"
     if "record" in texts:
-        job: Job = Record.parse(json.loads(texts["record"]), where)
+        job: Job = Record.parse_json(texts["record"], where)
     elif "job" in texts:
-        job = Job.parse(json.loads(texts["job"]), where)
+        job = Job.parse_json(texts["job"], where)
     else:
         return None
     return _Run(trial_id, job, TrialState[state].is_finished())

@@ -1,6 +1,5 @@
 """Records -> what they say: the noise, the front, the arms, the winner."""
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -198,6 +197,4 @@ def write_tables(found: Results, out: Path) -> None:
 
 def read_records(path: Path) -> list[Record]:
     """The records of a records.jsonl."""
-    return [
-        Record.parse(json.loads(line), f"{path}:{n}") for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-    ]
+    return [Record.parse_json(line, f"{path}:{n}") for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]

@@ -4,8 +4,8 @@
 
 Makes a study of the preset `projections` (16,384 points) with 5,000 candidates in a SQLite file, through the ledger that a
 search writes with: arms, seeds, proposals; every second one stopped at the rung, one in a hundred failed, curves of 10
-points from a formula. Then each step is measured in a process of its own, that process's start and imports included. DIR: a folder that
-keeps the study; one that is there already is measured as it is.
+points from a formula. Then each step is measured in a process of its own, that process's start and imports included. DIR: a
+folder that keeps the study; one that is there already is measured as it is.
 """
 
 import math

@@ -34,6 +34,14 @@ class Config(BaseModel):
         except RecursionError:
             raise UserError(f"{where}: a part of it refers to itself") from None
 
+    @classmethod
+    def parse_json(cls, text: str, where: str) -> Self:
+        """The config that model_dump_json has written; twice as fast as parse. Raises UserError."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise UserError(f"{where}: {first_mistake(cls, error)}") from None
+
     def change(self, **fields: Any) -> Self:
         """A copy with these fields replaced, validated like any other."""
         return type(self).model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **fields})

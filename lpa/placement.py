@@ -20,6 +20,7 @@ Rank = Fraction | None
 """A rank as a fraction of min(d_in, d_out), in (0, 1]; None is dense."""
 
 
+@cache  # a study of thousands of records repeats the same few
 def parse_rank(text: str | float) -> Rank:
     """`dense`, `1/4` or `0.25`. Raises ValueError."""
     if text == "dense":
@@ -108,7 +109,7 @@ class Placement:
         runs = [[layer for layer, _ in run] for _, run in groupby(enumerate(self.layers), key=lambda item: item[1])]
         return tuple((run[0], len(run)) for run in runs)
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The canonical text: equal placements have equal texts."""
         parts = []
@@ -141,6 +142,7 @@ class Placement:
         return self.layers[layer][PROJECTIONS.index(projection)]
 
 
+@cache  # a study of thousands of records repeats the same rows, layer after layer
 def _parse_row(text: str) -> tuple[Rank, ...]:
     ranks: dict[str, Rank] = {}
     if text != "dense":

@@ -99,8 +99,8 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
             from .report import write_report
             from .results import results
 
-            ledger = folder.open_study(place, loaded, shards.content, storage)
-            with terminal.progress() as watch, Interrupt() as interrupt:
+            study_of = folder.driven(place, loaded, shards.content, storage)
+            with study_of as ledger, terminal.progress() as watch, Interrupt() as interrupt:
 
                 def watch_both(state: study.State) -> None:
                     state.stopping = interrupt.signal != 0

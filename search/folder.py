@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..lpa.config import UserError, dump_yaml
 from ..lpa.files import replace_text
 from .ledger import Ledger, open_ledger
 from .space import Space
+from .storage import shown
 
 SPACE, DATABASE, ENVIRONMENT, RECORDS, LOCK = "space.yaml", "study.db", "environment.json", "records.jsonl", ".lock"
 
@@ -91,7 +92,7 @@ def environment(space: Space) -> dict[str, Any]:
     device = space.proxy.resolve_device()
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["lpanas", *sys.argv[1:]],
+        "command": ["lpanas", *(shown(word) if "://" in word else word for word in sys.argv[1:])],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in packages},
@@ -100,12 +101,15 @@ def environment(space: Space) -> dict[str, Any]:
     }
 
 
-def open_study(folder: Path, space: Space, content: str, url: str | None) -> Ledger:
-    """The ledger of a held folder, checked to be this space's on this data. Raises UserError."""
+@contextmanager
+def driven(folder: Path, space: Space, content: str, url: str | None) -> Generator[Ledger]:
+    """The ledger of a held folder, checked to be this space's on this data, and driven by this process alone. Raises
+    UserError."""
     ledger = open_ledger(space, url or storage_url(folder), study_name(folder, url))
-    ledger.check(content)
-    write_setup(folder, space)
-    return ledger
+    with closing(ledger), ledger.held():
+        ledger.check(content)
+        write_setup(folder, space)
+        yield ledger
 
 
 def _commit() -> str | None:

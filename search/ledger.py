@@ -1,17 +1,25 @@
 """The study's storage is the truth: jobs go in before they are trained, records when they have ended."""
 
-import json
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
 
-import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import TrialState, create_trial
 
 from ..lpa.config import UserError
+from . import lease
 from .proxy import Job, Record
 from .space import Space
+from .storage import FAILURES, attributes, failed, open_storage, patiently
+
+T = TypeVar("T")
 
 SEARCH, NOISE = "trial", "noise"
 """The two kinds of run, each an Optuna study of its own: candidates, and further seeds of the dense arm."""
@@ -20,40 +28,64 @@ BUDGET_KEYS = ("search",)
 """What may change between two calls on one study."""
 
 
+@dataclass
+class _Run:
+    """A run as the storage holds it."""
+
+    trial_id: int
+    job: Job
+    """Its record, once it has one."""
+    ended: bool
+    """Whether its trial was told."""
+
+
 class Ledger:
-    """Jobs and records in an Optuna storage.
+    """Jobs and records in an Optuna storage, read once and then kept in memory: there is one driver, which holds the lease.
 
     A job is written as a RUNNING trial in one transaction, its record before the trial is told; so a driver that dies at any
     instant leaves either a job to train again or a record to tell.
     """
 
-    def __init__(self, space: Space, storage: optuna.storages.BaseStorage, name: str, *, create: bool = True) -> None:
-        self.space, self.storage = space, storage
+    def __init__(self, space: Space, storage: BaseStorage, name: str, url: str = "in memory", *, create: bool = True) -> None:
+        self.space, self.storage, self.name, self.url = space, storage, name, url
         self.objectives: dict[str, tuple[str, ...]] = {SEARCH: space.objectives, NOISE: ("loss_nats",)}
         self.studies = {kind: self._study(f"{name} {kind}", len(self.objectives[kind]), create) for kind in (SEARCH, NOISE)}
+        self._runs: dict[str, dict[str, _Run]] = {}
+        self._strays: list[int] = []
 
-    def _study(self, name: str, objectives: int, create: bool) -> optuna.Study:
-        sampler = optuna.samplers.RandomSampler()  # proposals come from propose.py
-        try:
-            return optuna.load_study(storage=self.storage, study_name=name, sampler=sampler)
-        except KeyError:
-            if not create:
-                raise UserError(f"there is no study '{name}' in the storage") from None
-            directions = [StudyDirection.MINIMIZE] * objectives
-            return optuna.create_study(storage=self.storage, study_name=name, directions=directions, sampler=sampler)
+    def _study(self, name: str, objectives: int, create: bool) -> int:
+        for make in (create, False):
+            try:
+                return self.storage.get_study_id_from_name(name)
+            except KeyError:
+                if not make:
+                    break
+            with suppress(DuplicatedStudyError):  # another search was faster
+                return self.storage.create_new_study([StudyDirection.MINIMIZE] * objectives, name)
+        raise UserError(f"there is no study '{name}' in the storage")
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """The study, driven by this process alone. Raises UserError when another process drives it, and also later, before
+        anything is written, when another has taken it over."""
+        if not isinstance(self.storage, RDBStorage):  # one in memory has no other process
+            yield
+            return
+        with lease.held(self.storage, self.studies[SEARCH], self.name):
+            yield
 
     def check(self, content: str) -> None:
         """Raises UserError when the storage holds another space's study, or one on other data; else writes down ours."""
         study = self.studies[SEARCH]
         ours = self.space.model_dump(mode="json")
-        held = study.user_attrs.get("made_from")  # absent when a driver died right after making the study
-        if held is not None:
+        held = self._patiently(lambda: self.storage.get_study_user_attrs(study)).get("made_from")
+        if held is not None:  # it is None when a driver died right after making the study
             key = _first_difference(held["space"], ours)
             if key:
                 raise UserError(f"the study there was made with another space: {key} differs; give another --out")
             if held["data"] != content:
                 raise UserError("the study there was made on other data than what is there now; give another --out")
-        study.set_user_attr("made_from", {"space": ours, "data": content})
+        self._patiently(lambda: self.storage.set_study_user_attr(study, "made_from", {"space": ours, "data": content}))
 
     def add(self, kind: str, job: Job) -> None:
         """Write a job down, before it is trained."""
@@ -64,64 +96,116 @@ class Ledger:
             distributions=distributions,
             user_attrs={"job": job.model_dump_json()},
         )
-        self.studies[kind].add_trial(trial)
+        runs = self._of(kind)  # where an answer is lost, the job is written twice: _of() finds that, recover() ends it
+        trial_id = self._patiently(lambda: self.storage.create_new_trial(self.studies[kind], trial))
+        runs[job.run] = _Run(trial_id, job, ended=False)
 
     def tell(self, record: Record) -> None:
         """Write a record down and end its trial."""
-        kind, number = _place(record.run)
-        study = self.studies[kind]
-        trial = study.get_trials(deepcopy=False)[number]
-        self.storage.set_trial_user_attr(trial._trial_id, "record", record.model_dump_json())
-        self._end(kind, number, record)
+        run = self._of(_kind(record.run))[record.run]
+        attempts = count()
+
+        def write() -> None:
+            again = next(attempts) > 0
+            try:
+                self.storage.set_trial_user_attr(run.trial_id, "record", record.model_dump_json())
+            except UpdateFinishedTrialError:  # an earlier attempt has done all, and its answer was lost
+                if not again:
+                    raise
+
+        self._patiently(write)
+        run.job = record
+        self._end(run)
 
     def recover(self) -> list[Job]:
         """The jobs that a driver has left unfinished, in order; a record that it wrote but did not tell is told now."""
         jobs = []
-        for kind, study in self.studies.items():
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                record = _record(trial)
-                if record is not None:
-                    self._end(kind, trial.number, record)
+        for kind in self.studies:
+            for run in self._of(kind).values():
+                if run.ended:
+                    continue
+                if isinstance(run.job, Record):
+                    self._end(run)
                 else:
-                    jobs.append(Job.parse(json.loads(trial.user_attrs["job"]), f"trial {trial.number}"))
+                    jobs.append(run.job)
+        for trial_id in self._strays:
+            self._patiently(partial(self._finish, trial_id, TrialState.FAIL))
+        self._strays.clear()
         return jobs
 
     def records(self, kind: str) -> list[Record]:
         """The ended runs of a kind, by number."""
-        found = [_record(trial) for trial in self.studies[kind].get_trials(deepcopy=False) if trial.state.is_finished()]
-        return [record for record in found if record is not None]
+        return [run.job for run in self._of(kind).values() if run.ended and isinstance(run.job, Record)]
 
     def count(self, kind: str) -> int:
         """Runs of a kind that were ever written down."""
-        return len(self.studies[kind].get_trials(deepcopy=False))
+        return len(self._of(kind))
 
-    def _end(self, kind: str, number: int, record: Record) -> None:
+    def close(self) -> None:
+        """Close the connections; what was read stays."""
+        if isinstance(self.storage, RDBStorage):
+            self.storage.engine.dispose()
+
+    def _of(self, kind: str) -> dict[str, _Run]:
+        """The runs of a kind by name, in the order of their jobs."""
+        if kind not in self._runs:
+            study, runs = self.studies[kind], dict[str, _Run]()
+            for trial in self._patiently(lambda: list(attributes(self.storage, study))):
+                found = _run(*trial)
+                if found is None:
+                    continue
+                known = runs.setdefault(found.job.run, found)
+                if known is not found:  # written twice: the one with the record counts
+                    stray = known if isinstance(found.job, Record) else found
+                    runs[found.job.run] = found if stray is known else known
+                    self._strays += [] if stray.ended else [stray.trial_id]
+            self._runs[kind] = runs
+        return self._runs[kind]
+
+    def _end(self, run: _Run) -> None:
+        """End the trial of a run that has its record."""
+        record = run.job
+        assert isinstance(record, Record)
         if record.status == "complete":
-            self.studies[kind].tell(number, record.values(self.objectives[kind]))
+            values = record.values(self.objectives[_kind(record.run)])
+            self._patiently(partial(self._finish, run.trial_id, TrialState.COMPLETE, values))
         else:
-            self.studies[kind].tell(number, state=TrialState.PRUNED if record.status == "pruned" else TrialState.FAIL)
+            state = TrialState.PRUNED if record.status == "pruned" else TrialState.FAIL
+            self._patiently(partial(self._finish, run.trial_id, state))
+        run.ended = True
+
+    def _finish(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        with suppress(UpdateFinishedTrialError):  # an earlier attempt has done it, and its answer was lost
+            self.storage.set_trial_state_values(trial_id, state, values)
+
+    def _patiently(self, do: Callable[[], T]) -> T:
+        return patiently(self.url, do)
 
 
 def open_ledger(space: Space, url: str, name: str, *, create: bool = True) -> Ledger:
     """The ledger in a storage by its URL. Raises UserError when the storage cannot be opened, or holds no such study and none
     is to be made."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # A dashboard that polls the file must not crash the driver: wait for its lock.
-    options = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}
+    storage = open_storage(url)
     try:
-        return Ledger(space, optuna.storages.RDBStorage(url, engine_kwargs=options), name, create=create)
-    except (ImportError, OSError, ValueError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise UserError(f"--storage {url}: {' '.join(str(error).split())[:200]}") from None
+        return Ledger(space, storage, name, url, create=create)
+    except FAILURES as error:
+        raise failed(url, error) from None
 
 
-def _record(trial: FrozenTrial) -> Record | None:
-    text = trial.user_attrs.get("record")
-    return None if text is None else Record.parse(json.loads(text), f"trial {trial.number}")
+def _run(trial_id: int, state: str, texts: dict[str, Any]) -> _Run | None:
+    """A trial's run; None for a trial that is not ours."""
+    where = f"trial {trial_id}"
+    if "record" in texts:
+        job: Job = Record.parse_json(texts["record"], where)
+    elif "job" in texts:
+        job = Job.parse_json(texts["job"], where)
+    else:
+        return None
+    return _Run(trial_id, job, TrialState[state].is_finished())
 
 
-def _place(run: str) -> tuple[str, int]:
-    kind, _, number = run.partition("-")
-    return kind, int(number)
+def _kind(run: str) -> str:
+    return run.partition("-")[0]
 
 
 def _first_difference(held: dict[str, Any], ours: dict[str, Any], path: str = "") -> str:

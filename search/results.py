@@ -1,8 +1,9 @@
 """Records -> what they say: the noise, the front, the arms, the winner."""
 
-import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,12 @@ class Results:
     seeds: list[Record]
     """Of further seeds of the dense arm."""
 
-    @property
+    @cached_property
     def complete(self) -> list[Record]:
         """The candidates with a loss."""
         return [record for record in self.records if record.status == "complete"]
 
-    @property
+    @cached_property
     def arms(self) -> dict[str, Record]:
         """The reference arms that have been run, by name."""
         return {record.arm: record for record in self.records if record.arm is not None}
@@ -49,14 +50,14 @@ class Results:
         """Trained on in all runs together."""
         return sum(record.tokens - record.tokens_before for record in (*self.records, *self.seeds))
 
-    @property
+    @cached_property
     def noise(self) -> noise.Noise | None:
         """Over the seeds of the dense arm, its own run included."""
         dense = [record for record in self.records if record.arm == "dense"]
         losses = [record.loss_nats for record in [*dense, *self.seeds] if record.loss_nats is not None]
         return noise.measure(losses)
 
-    @property
+    @cached_property
     def front(self) -> list[Record]:
         """The non-dominated candidates that keep to the limits, lowest loss first."""
         rows = [record for record in self.complete if record.feasible]
@@ -65,7 +66,7 @@ class Results:
         chosen = pareto.non_dominated(self.points(rows))
         return sorted((r for r, on_front in zip(rows, chosen, strict=True) if on_front), key=lambda r: r.loss_nats or 0.0)
 
-    @property
+    @cached_property
     def winner(self) -> Record | None:
         """The knee of the front."""
         front = self.front
@@ -178,7 +179,8 @@ def read_study(folder: Path, url: str | None = None) -> Results:
     space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
     if url or (folder / DATABASE).exists():
         name = study_name(folder, url)
-        return results(space, open_ledger(space, url or storage_url(folder), name, create=False))
+        with closing(open_ledger(space, url or storage_url(folder), name, create=False)) as ledger:
+            return results(space, ledger)
     if not (folder / RECORDS).exists():
         raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
     records = read_records(folder / RECORDS)
@@ -195,6 +197,4 @@ def write_tables(found: Results, out: Path) -> None:
 
 def read_records(path: Path) -> list[Record]:
     """The records of a records.jsonl."""
-    return [
-        Record.parse(json.loads(line), f"{path}:{n}") for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-    ]
+    return [Record.parse_json(line, f"{path}:{n}") for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import sys
 from collections.abc import Generator
@@ -14,6 +15,7 @@ from lpanas.search import cli
 from lpanas.search.executor import LocalExecutor, Setup
 from making import Call, tiny_space
 from optuna.storages import RDBStorage
+from postgres import Postgres, binaries
 
 settings.register_profile("lpanas", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("lpanas")
@@ -75,6 +77,26 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(tables: Path, tmp_path: Path) -> str:
     """A database without a study."""
     return f"sqlite:///{shutil.copy(tables, tmp_path)}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[Postgres]:
+    """A PostgreSQL server; without one here its tests are skipped."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lpanas[postgresql]'")
+    if binaries() is None:
+        pytest.skip("there is no PostgreSQL server here: neither Debian's postgresql nor the wheel of the extra `dev`")
+    try:
+        server = Postgres()
+    except PermissionError as error:  # as root it runs as another user, who may not be let into root's folders
+        pytest.skip(f"PostgreSQL cannot run here: {error}")
+    with server:
+        yield server
+
+
+@pytest.fixture
+def server_url(postgres: Postgres, request: pytest.FixtureRequest) -> str:
+    """An empty database of the test's own on the server."""
+    return postgres.database(re.sub(r"\W", "_", request.node.name)[-60:])
 
 
 @pytest.fixture

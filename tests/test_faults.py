@@ -178,10 +178,10 @@ def test_a_search_that_is_asked_to_end_records_what_has_ended_and_begins_nothing
 class Dying(Ledger):
     """Its driver dies when a record is written and its trial not yet told."""
 
-    def _end(self, kind, number, record):
-        if record.run == self.victim:
+    def _end(self, run):
+        if run.job.run == self.victim:
             raise KeyboardInterrupt
-        super()._end(kind, number, record)
+        super()._end(run)
 
 
 @pytest.mark.parametrize("victim", ["trial-2", "noise-0", "trial-7", "trial-23"])

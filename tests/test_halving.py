@@ -27,7 +27,8 @@ def test_a_proposal_that_is_behind_at_a_rung_is_stopped_there_and_kept_as_pruned
         assert (record.tokens, record.loss_nats, record.bits_per_byte) == (RUNG, None, None)
         assert record.curve == ((RUNG, by_params(record, RUNG)),)
         assert record.arm is record.listed is None
-    trials = study.ledger(*SPREAD).studies[SEARCH].get_trials()
+    ledger = study.ledger(*SPREAD)
+    trials = ledger.storage.get_all_trials(ledger.studies[SEARCH])
     expected = {"pruned": TrialState.PRUNED, "complete": TrialState.COMPLETE}
     assert [trial.state for trial in trials] == [expected[record.status] for record in state.records]
     assert [record.status for record in state.records[:4] + state.noise] == ["complete"] * 5

@@ -26,7 +26,7 @@ RankChoice = Annotated[str, BeforeValidator(_rank_choice)]
 
 
 def _bands(value: object) -> object:
-    return value if isinstance(value, (list, tuple)) else (value,)  # a list would be no tuple to a strict config
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)  # a list would be no tuple to a strict config
 
 
 def check_groups(groups: Iterable[str]) -> None:

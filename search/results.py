@@ -76,7 +76,9 @@ class Results:
     def winner_words(self) -> str:
         """What the winner is on the front."""
         ends = self.front[:1] + self.front[-1:]
-        on_end = self.winner is not None and len(self.front) > 2 and self.winner.run in {record.run for record in ends}
+        if len(self.front) == 1:
+            return "the only run on the front"
+        on_end = self.winner is not None and self.winner.run in {record.run for record in ends}
         return "an end of the front, which has no knee" if on_end else "the knee of the front"
 
     def points(self, records: Sequence[Record]) -> np.ndarray:

@@ -14,7 +14,8 @@ def rung_steps(steps: int, eta: int, count: int) -> tuple[int, ...]:
     not all different steps before the end."""
     found = tuple(round(steps / eta**power) for power in range(count, 0, -1))
     if len({0, *found, steps}) < count + 2:
-        raise ValueError(f"{count} rungs of eta {eta} in {steps} steps")
+        reason = "two of them, or one and an end, fall together; expected fewer rungs, a smaller eta or more steps"
+        raise ValueError(f"{count} rungs of eta {eta} in {steps} steps: {reason}")
     return found
 
 

@@ -143,6 +143,9 @@ class Space(Config):
             _ = self.rungs
         except ValueError as error:
             raise ValueError(f"search.rungs: {error}") from None
+        a_run = self.proxy.steps * self.proxy.batch_tokens
+        if self.search.tokens is not None and self.search.tokens < a_run:
+            raise ValueError(f"search.tokens: expected {a_run:,} or more, for one run; found {self.search.tokens:,}")
         for place, listed in enumerate(self.search.placements):
             try:
                 self.listed(listed)

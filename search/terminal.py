@@ -54,7 +54,13 @@ def _state(state: State) -> RenderableType:
 def print_results(found: Results, paths: dict[str, object]) -> None:
     """One screen: the arms, the front, the winner, the smallest difference, where things are."""
     console.print(_records("The reference arms", found, list(found.arms.values())))
+    listed = [record for record in found.records if record.listed is not None]
+    if listed:
+        console.print(_records("The placements that were asked for", found, listed))
     console.print(_records("The front, lowest loss first", found, found.front))
+    outside = [record.run for record in (*found.arms.values(), *listed) if not record.feasible]
+    if outside:
+        console.print(f"Above the space's limits, and so not on the front: {', '.join(outside)}", markup=False)
     again = sum(record.continues is not None for record in found.records)
     if found.stopped or again:
         told = f"{len(found.stopped)} candidates were stopped at a rung" + (f", {again} more taken up again" if again else "")
@@ -68,8 +74,8 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
         console.print(
             f"Winner ({found.winner_words}): {winner.run}, {winner.placement}, d_ff {winner.target.d_ff}", markup=False
         )
-        tied = len(found.tied(winner))
-        console.print(f"  {winner.loss_nats:.4f} nats, {shares}; {tied} other candidates cannot be told from it by loss")
+        tied = f"{len(found.tied(winner))} other candidates" if noise else "it is not known how many others"
+        console.print(f"  {winner.loss_nats:.4f} nats, {shares}; {tied} cannot be told from it by loss")
     if noise is None:
         console.print("The smallest difference this proxy can resolve is not known: too few dense seeds ended well")
     else:
@@ -163,7 +169,7 @@ def _table(*columns: str) -> Table:
     for name in columns:
         figures = name.startswith(("loss", "against", "flops", "params", "memory", "tokens", "d_ff"))
         last = name.startswith("placement")
-        table.add_column(name, justify="right" if figures else "left", no_wrap=not last, overflow="fold", vertical="bottom")
+        table.add_column(name, justify="right" if figures else "left", no_wrap=not last, overflow="fold")
     return table
 
 

@@ -88,3 +88,9 @@ def test_tokens_may_be_written_as_a_power_of_ten():
 def test_rungs_lie_at_whole_steps_of_the_proxy(settings, rungs):
     """Of 10 steps of 64 tokens: 10 / 4 is taken as 2."""
     assert tiny_space(*settings).rungs == rungs
+
+
+def test_tokens_that_do_not_pay_for_one_run_are_refused():
+    assert tiny_space("search.tokens=640").search.tokens == 640
+    with pytest.raises(UserError, match=r"search\.tokens: expected 640 or more, for one run; found 639"):
+        tiny_space("search.tokens=639")

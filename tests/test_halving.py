@@ -193,7 +193,7 @@ def test_a_placement_above_the_limits_is_trained_as_it_was_asked_for():
     assert (listed.feasible, listed.status) == (False, "complete")
 
 
-@pytest.mark.parametrize("tokens", [0.5 * END, 5.5 * END, 9 * END, 12.3 * END])
+@pytest.mark.parametrize("tokens", [1 * END, 5.5 * END, 9 * END, 12.3 * END])
 def test_the_tokens_of_a_search_are_never_exceeded_and_end_it_when_no_whole_run_fits(tokens):
     spent = []
     state = Kept().search(*SPREAD, f"search.tokens={int(tokens)}", watch=lambda state: spent.append(state.tokens))

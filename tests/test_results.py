@@ -153,3 +153,10 @@ def test_a_stopped_run_that_was_taken_up_again_is_not_stopped_and_its_tokens_cou
     assert runs(found.stopped) == ["trial-8"]
     assert found.tokens == 100 + 100 + 300
     assert list(found.table([*stopped, again])["continues"]) == ["", "", "trial-7"]
+
+
+def test_a_front_of_one_run_or_two_is_not_said_to_have_a_knee():
+    two = [record(0, 3.0, 100, arm="dense"), record(1, 3.3, 60)]
+    assert Results(SPACE, two[:1], []).winner_words == "the only run on the front"
+    assert Results(SPACE, two, []).winner_words == "an end of the front, which has no knee"
+    assert FOUND.winner_words == "the knee of the front"

@@ -55,6 +55,9 @@ def search(
     """Search a space; the same command goes on where it stopped. Results go to runs/NAME or to --out."""
     from . import nursery
 
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # numpy's threads would wait for cores that train: 120 ms a proposal for 77
     budget = {"trials": trials, "tokens": tokens, "minutes": minutes, "workers": workers}
     flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
     try:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
 from random import Random
 
 import numpy as np
@@ -15,14 +14,17 @@ from .space import Candidate, Space
 from .surrogate import expected_gain, fit, foretell
 
 POOL = 1024
-"""Points that are looked at: a space up to this size whole, of a larger one half as many random points and the front's
-neighbours (assumption)."""
+"""A space up to this size is looked at whole (assumption)."""
+DRAWN = 256
+"""Of a larger one, so many random points that were not tried, and the front's neighbours (assumption, as are the next two)."""
 SHARE = 0.5
 """Of the candidates, drawn anew for every proposal, those that come before all others: so a model that is wrong about a part of
 the space does not keep the search in it, and two searches differ (assumption; what it costs stands in tests/benchmarks)."""
 FAR = 3.0
 """Interquartile ranges (assumption; of a normal distribution one in two million lies farther)."""
-MOST = 1000
+AGAIN = 64
+"""Stopped runs, likewise."""
+MOST = 320
 """Runs that the model is fitted to, the front among them: its time grows with their cube (assumption)."""
 PAIRS = 6
 """Runs that must have come to both a rung and a level, until losses at the one foretell those at the other (assumption)."""
@@ -31,10 +33,8 @@ NEIGHBOURS = 64
 
 
 def pool(space: Space) -> list[dict[str, str]]:
-    """The points to choose from, whatever is known."""
-    if space.size <= POOL:
-        return list(space.points(Random(0)))
-    return list(islice(space.drawn(Random(f"{space.seed} pool")), POOL // 2))
+    """The points to choose from, whatever is known: of a large space the first DRAWN that were not tried count."""
+    return list(space.points(Random(0)) if space.size <= POOL else space.drawn(Random(f"{space.seed} pool")))
 
 
 def near(space: Space, known: Sequence[Known], level: int) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from random import Random
 
 import numpy as np
 
-from .gain import NEIGHBOURS, by_gain, near, pool
+from .gain import AGAIN, DRAWN, NEIGHBOURS, POOL, by_gain, near, pool
 from .proxy import Job, Known, Refusal
 from .rungs import order
 from .sampling import RungStudies
@@ -96,8 +96,11 @@ class Proposer:
             yield from map(self._candidate, self.rungs.asked(inside, level, seed))
         elif sampler == "gp" and level is not None:
             beside = self._open(near(self.space, inside, level))
-            new = [*self._open(self.pool), *islice(beside, NEIGHBOURS)]
+            drawn = DRAWN if self.space.size > POOL else POOL
+            new = [*islice(self._open(self.pool), drawn), *islice(beside, NEIGHBOURS)]
             left = {model: 1 - run.reached / level for model, run in stopped.items() if run.reached < level}
+            if len(left) > AGAIN:
+                left = {model: left[model] for model in Random(seed).sample(list(left), AGAIN)}
             again = [self._candidate(run.job.params) for model, run in stopped.items() if model in left]
             yield from by_gain(self.space, [*new, *again], inside, level, seed, left)
 

@@ -76,6 +76,16 @@ class Listed(Config):
         ]
 
 
+class Resources(Config):
+    """What a worker takes of a node of a Ray cluster, in Ray's words."""
+
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    """Cores; a run on a CPU has so many threads, one at least."""
+    num_gpus: Annotated[float, Field(ge=0, le=1)] | None = None
+    """A GPU, or a share of one: 0.5 for two runs on each. Left out: a GPU where the proxy trains on one, shared by
+    workers_per_device."""
+
+
 class Budget(Config):
     """How the search proposes, when it stops a run and when it ends."""
 
@@ -99,6 +109,8 @@ class Budget(Config):
     """Runs at a time; one a core on a CPU, workers_per_device a GPU, when left out. They take the GPUs in turn."""
     workers_per_device: Annotated[int, Field(gt=0)] = 1
     """Runs that share a GPU."""
+    resources: Resources = Resources()
+    """Of a worker under `--executor ray`."""
     hung_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A worker that makes no progress for this long is replaced; longer than building a model and one validation take."""
 

@@ -5,11 +5,12 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import closing, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import typer
 
@@ -17,6 +18,9 @@ from ..lpa.config import UserError, one_line, override, read_yaml
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
+    from .budget import Budget
+    from .executor import LocalExecutor, Setup
+    from .ray_executor import RayExecutor
     from .space import Space
 
 app = typer.Typer(
@@ -38,6 +42,7 @@ def _folder(word: str) -> Path:
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
 Out = Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Folder of results.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. seed=1.")]
+Place = Literal["local", "ray"]
 Storage = Annotated[str | None, typer.Option(help="An Optuna storage URL instead of the folder's study.db.")]
 
 
@@ -49,6 +54,9 @@ def search(
     tokens: Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")] = None,
     minutes: Annotated[float | None, typer.Option(help="No new run starts after this long.")] = None,
     workers: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    executor: Annotated[
+        Place, typer.Option(help="Here, or on the Ray cluster at RAY_ADDRESS (without: a Ray of its own).")
+    ] = "local",
     storage: Storage = None,
     settings: Settings = None,
 ) -> None:
@@ -61,8 +69,9 @@ def search(
     budget = {"trials": trials, "tokens": tokens, "minutes": minutes, "workers": workers}
     flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
     try:
-        with nursery.running():  # it imports what workers need while the driver imports its own
-            _search(space, out, storage, [*(settings or []), *flags])
+        # it imports what local workers need while the driver imports its own
+        with nursery.running() if executor == "local" else nullcontext():
+            _search(space, out, executor, storage, [*(settings or []), *flags])
     except KeyboardInterrupt:
         raise typer.Exit(_say("stopped; the same command goes on from here", 130)) from None
     except Exception as error:
@@ -81,22 +90,23 @@ def _is_of_storage(error: Exception) -> bool:
     return isinstance(error, StorageInternalError) or (isinstance(error, OSError) and error.errno in full)
 
 
-def _search(space: str, out: Path | None, storage: str | None, settings: list[str]) -> None:
+def _search(space: str, out: Path | None, where: Place, storage: str | None, settings: list[str]) -> None:
     from ..lpa.data import check_fits
     from ..lpa.prepare import open_shards
     from . import folder, preparing, study
     from .checkpoints import CHECKPOINTS
-    from .executor import LocalExecutor, Setup
+    from .executor import Setup
     from .presets import load_space
 
+    begin = _executors(where)
     loaded = load_space(space, settings)
     place = folder.check_folder(out or Path("runs") / loaded.name)
     with preparing.progress() as watch_data:
         shards = open_shards(loaded.proxy.data, watch_data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
     with folder.held(place):
-        setup, budget = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS), loaded.search
-        with LocalExecutor(setup, budget.workers, budget.workers_per_device, budget.hung_minutes) as executor:
+        setup = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
+        with begin(setup, loaded.search) as executor:
             from . import terminal  # what the end needs is imported while the workers start
             from .export import export
             from .report import write_report
@@ -120,6 +130,21 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
     terminal.print_results(found, paths)
     if not found.complete:
         raise typer.Exit(1)
+
+
+def _executors(where: Place) -> "Callable[[Setup, Budget], LocalExecutor | RayExecutor]":
+    """How to begin an executor. Raises UserError where Ray is not installed."""
+    if where == "local":
+        from .executor import LocalExecutor
+
+        return lambda setup, its: LocalExecutor(setup, its.workers, its.workers_per_device, its.hung_minutes)
+    try:
+        from .ray_executor import RayExecutor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError("--executor ray: Ray is not installed: pip install 'lpanas[ray]'") from None
+    return lambda setup, its: RayExecutor(setup, its, lambda line: _say(line, 0))
 
 
 @app.command()

@@ -82,7 +82,7 @@ class LocalExecutor:
     def __init__(self, setup: Setup, workers: int | None = None, per_gpu: int = 1, hung_minutes: float = 10.0) -> None:
         self.setup, self.hung_seconds = setup, 60 * hung_minutes
         self.device = setup.config.resolve_device().type
-        size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else _cores())
+        size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else cores())
         self.workers = list[Worker]()
         try:
             for slot in range(size):
@@ -233,7 +233,7 @@ def _end_with_driver() -> None:
     os._exit(1)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -89,7 +89,7 @@ def write_setup(folder: Path, space: Space) -> None:
 def environment(space: Space) -> dict[str, Any]:
     """What a reader needs to repeat a call: versions, commit, device, command line."""
     packages = ("lpanas", "torch", "optuna", "numpy", "pandas", "plotly", "pydantic", "scipy")
-    device = space.proxy.resolve_device()
+    on_gpu = space.proxy.device != "cpu" and torch.cuda.is_available()  # a cluster's head may have none, and its workers do
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": ["lpanas", *(shown(word) if "://" in word else word for word in sys.argv[1:])],
@@ -97,7 +97,7 @@ def environment(space: Space) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in packages},
         "commit": _commit(),
-        "device": f"{torch.cuda.device_count()} GPUs" if device.type == "cuda" else f"cpu, {os.cpu_count()} cores",
+        "device": f"{torch.cuda.device_count()} GPUs" if on_gpu else f"cpu, {os.cpu_count()} cores",
     }
 
 

@@ -1,0 +1,118 @@
+"""The Ray cluster that a search runs on: joined or started, and the room on its nodes."""
+
+import os
+import signal
+import socket
+from contextlib import redirect_stderr
+from typing import Any, Literal
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray reports nothing
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning that an actor without a GPU may see all: ours hides them itself
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no news of dead workers amid the progress: `log_to_driver` does not stop those
+}
+"""Of the environment, unless the user says otherwise; Ray reads some of it when it is imported."""
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray.exceptions import RayActorError, RayError, RayTaskError  # noqa: E402
+
+from ..lpa.config import UserError, one_line  # noqa: E402
+from ..lpa.train import TrainConfig  # noqa: E402
+from .budget import Budget  # noqa: E402
+from .executor import cores  # noqa: E402
+
+STORE_BYTES = 100 * 2**20
+"""Of the object store of a Ray that we start: only messages go through it (Ray takes no less than 75 MB)."""
+ANSWER_SECONDS = 10.0
+"""Until a cluster's address must answer (assumption); Ray itself would try for minutes."""
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""How a client of gRPC begins (RFC 9113, 3.4), with its empty settings; the server's settings come back."""
+
+__all__ = ["RayActorError", "RayError", "RayTaskError", "ray"]
+
+Need = dict[Literal["CPU", "GPU"], float]
+"""What a worker takes of a node, in Ray's names."""
+
+
+def connect(cpus: float = 0.0) -> bool:
+    """Join the cluster at RAY_ADDRESS, or start a Ray on this machine; whether it is ours. Raises UserError.
+
+    cpus: that our own must have, if that is more than the cores; Ray's CPUs are only counted.
+    """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address not in ("auto", "local"):  # those are Ray's to find
+        check_answers(address)
+    quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+    if address == "local":
+        quiet |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": max(cores(), -int(-cpus // 1))}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, RayError, SystemExit) as error:
+        ray.shutdown()
+        what = "cannot be started" if address == "local" else f"at RAY_ADDRESS {address}: cannot be joined"
+        raise UserError(f"--executor ray: Ray {what}: {one_line(error, 200)}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)  # it takes the signal for itself
+    return address == "local"
+
+
+def check_answers(address: str) -> None:
+    """Raises UserError when no gRPC server answers at an address, HOST:PORT, soon."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise UserError(
+            f"RAY_ADDRESS: expected HOST:PORT of a cluster that this machine is a node of, or auto; found {address}"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as wire:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":  # with it a server waits for the client's certificate first
+                wire.sendall(HELLO)
+                if wire.recv(9)[3:4] != b"\x04":
+                    raise UserError(f"RAY_ADDRESS {address}: what answers there is no Ray cluster")
+    except (OSError, OverflowError) as error:
+        raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers: {one_line(error, 100)}") from None
+
+
+def need(config: TrainConfig, budget: Budget) -> Need:
+    """What a worker takes of a node: as the space says, or a GPU (its share of one) where it trains on one."""
+    on_gpu = config.device == "cuda" or (config.device == "auto" and any(node["GPU"] for node in nodes()))
+    gpus = budget.resources.num_gpus
+    return {"CPU": budget.resources.num_cpus, "GPU": gpus if gpus is not None else on_gpu / budget.workers_per_device}
+
+
+def nodes() -> list[Need]:
+    """What each living node of the cluster has in all."""
+    living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [{"CPU": has.get("CPU", 0.0), "GPU": has.get("GPU", 0.0)} for has in living]
+
+
+def room(need: Need) -> int:
+    """Workers that the cluster's nodes hold when nobody else uses them."""
+    return sum(min(int((node[name] + 1e-4) // amount) for name, amount in need.items() if amount) for node in nodes())
+
+
+def too_small(need: Need) -> str:
+    """The line that says that no node is large enough for a worker."""
+    wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items() if amount)
+    most = max((f"{node['CPU']:g} CPU and {node['GPU']:g} GPU" for node in nodes()), default="none")
+    return f"no node of the Ray cluster has {wanted} for a worker; the largest has {most} (search.resources)"
+
+
+def is_given_up() -> bool:
+    """Whether the cluster has given up the node that this process is on, for which nothing would begin any more."""
+    ours = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == ours and not node["Alive"] for node in ray.nodes())
+
+
+def cause(error: RayError) -> str:
+    """The line of an error that says what happened: what was raised, or Ray's first words."""
+    if isinstance(error, RayTaskError):
+        return one_line(error.cause, 300)
+    lines = [line.strip() for line in str(error).splitlines()]
+    not_there = ("ModuleNotFoundError", "ImportError")  # where lpanas is not installed
+    raised = [line for line in lines if line.startswith(not_there)]
+    return (raised or [line for line in lines if line] or [type(error).__name__])[0][:300]

@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 from contextlib import redirect_stderr
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, Literal
 
 SETTINGS = {
@@ -51,7 +53,7 @@ def connect(cpus: float = 0.0) -> bool:
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, RayError, SystemExit) as error:
+    except (OSError, RuntimeError, ValueError, RayError, SystemExit) as error:
         ray.shutdown()
         what = "cannot be started" if address == "local" else f"at RAY_ADDRESS {address}: cannot be joined"
         raise UserError(f"--executor ray: Ray {what}: {one_line(error, 200)}") from None
@@ -79,33 +81,37 @@ def check_answers(address: str) -> None:
 
 def need(config: TrainConfig, budget: Budget) -> Need:
     """What a worker takes of a node: as the space says, or a GPU (its share of one) where it trains on one."""
-    on_gpu = config.device == "cuda" or (config.device == "auto" and any(node["GPU"] for node in nodes()))
+    on_gpu = config.device == "cuda" or (config.device == "auto" and any(has["GPU"] for has in nodes().values()))
     gpus = budget.resources.num_gpus
     return {"CPU": budget.resources.num_cpus, "GPU": gpus if gpus is not None else on_gpu / budget.workers_per_device}
 
 
-def nodes() -> list[Need]:
-    """What each living node of the cluster has in all."""
-    living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [{"CPU": has.get("CPU", 0.0), "GPU": has.get("GPU", 0.0)} for has in living]
+def nodes() -> dict[str, Need]:
+    """The living nodes of the cluster, and what each has in all.
+
+    Raises UserError when the cluster's head does not answer, for which Ray itself would wait without end.
+    """
+    answer = SimpleQueue[list[dict[str, Any]]]()
+    Thread(target=lambda: answer.put(ray.nodes()), daemon=True).start()
+    try:
+        listed = answer.get(timeout=ANSWER_SECONDS)
+    except Empty:
+        raise UserError("the head of the Ray cluster does not answer; the same command goes on when it does") from None
+    living = {node["NodeID"]: node["Resources"] for node in listed if node["Alive"]}
+    return {name: {"CPU": has.get("CPU", 0.0), "GPU": has.get("GPU", 0.0)} for name, has in living.items()}
 
 
-def room(need: Need) -> int:
-    """Workers that the cluster's nodes hold when nobody else uses them."""
-    return sum(min(int((node[name] + 1e-4) // amount) for name, amount in need.items() if amount) for node in nodes())
+def room(need: Need, nodes: dict[str, Need]) -> int:
+    """Workers that nodes hold when nobody else uses them."""
+    wanted = [(name, amount) for name, amount in need.items() if amount]
+    return sum(min(int((has[name] + 1e-4) // amount) for name, amount in wanted) for has in nodes.values())
 
 
-def too_small(need: Need) -> str:
+def too_small(need: Need, nodes: dict[str, Need]) -> str:
     """The line that says that no node is large enough for a worker."""
     wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items() if amount)
-    most = max((f"{node['CPU']:g} CPU and {node['GPU']:g} GPU" for node in nodes()), default="none")
+    most = max((f"{has['CPU']:g} CPU and {has['GPU']:g} GPU" for has in nodes.values()), default="none")
     return f"no node of the Ray cluster has {wanted} for a worker; the largest has {most} (search.resources)"
-
-
-def is_given_up() -> bool:
-    """Whether the cluster has given up the node that this process is on, for which nothing would begin any more."""
-    ours = ray.get_runtime_context().get_node_id()
-    return any(node["NodeID"] == ours and not node["Alive"] for node in ray.nodes())
 
 
 def cause(error: RayError) -> str:

@@ -86,8 +86,9 @@ class RayExecutor:
         self.ours = ray_cluster.connect((budget.workers or 0) * budget.resources.num_cpus)
         try:
             self.need = ray_cluster.need(setup.config, budget)
+            room = ray_cluster.room(self.need, ray_cluster.nodes())
             self.actors = self._actors()
-            self.workers = [self._begin() for _ in range(budget.workers or max(1, ray_cluster.room(self.need)))]
+            self.workers = [self._begin() for _ in range(budget.workers or max(1, room))]
             while all(worker.state == "placing" for worker in self.workers):
                 for _ in self.wait(1.0):
                     pass
@@ -236,10 +237,11 @@ class RayExecutor:
             self.homeless, self.told_homeless = 0.0, False
             return
         self.homeless += listened
-        if ray_cluster.is_given_up():
+        nodes = ray_cluster.nodes()
+        if ray.get_runtime_context().get_node_id() not in nodes:  # without its node a driver can begin nothing
             raise UserError("the Ray cluster has given up the node of this search; the same command goes on from another")
-        if not ray_cluster.room(self.need):
-            line = ray_cluster.too_small(self.need)
+        if not ray_cluster.room(self.need, nodes):
+            line = ray_cluster.too_small(self.need, nodes)
             if self.ours:
                 raise UserError(line)
             if not self.told_homeless:

@@ -20,6 +20,8 @@ from .ray_cluster import RayActorError, RayError, RayTaskError, ray
 
 MOST_STARTS = 3
 """Actors of one worker that may die in a row before one has started (assumption)."""
+START_SECONDS = 60.0
+"""An actor needs to start and import, at most, when there is room for it (assumption; measured: 3 s on an idle machine)."""
 GET_SECONDS = 30.0
 """To fetch an answer that is there (assumption; measured: milliseconds)."""
 
@@ -35,6 +37,7 @@ class Trainer:
 
     def open(self, setup: Setup, content: str) -> str:
         """Get ready on this node. Returns what is wrong with it in a line, or nothing."""
+
         try:
             setup.config.resolve_device()
             self.setup, self.shards = setup, read_shards(setup.shards)
@@ -83,10 +86,11 @@ class RayExecutor:
         self.workers: list[Worker] = []
         self.homeless = 0.0  # seconds without any actor that has a place
         self.told_homeless = False
-        self.ours = ray_cluster.connect((budget.workers or 0) * budget.resources.num_cpus)
+        self.reaper = ray_cluster.connect((budget.workers or 0) * budget.resources.num_cpus)
         try:
-            self.need = ray_cluster.need(setup.config, budget)
-            room = ray_cluster.room(self.need, ray_cluster.nodes())
+            self.nodes = ray_cluster.Nodes()
+            self.need = ray_cluster.need(setup.config, budget, self.nodes.living)
+            room = ray_cluster.room(self.need, self.nodes.living)
             self.actors = self._actors()
             self.workers = [self._begin() for _ in range(budget.workers or max(1, room))]
             while all(worker.state == "placing" for worker in self.workers):
@@ -151,7 +155,7 @@ class RayExecutor:
         for worker in self.workers:
             with suppress(RayError):
                 ray.kill(worker.actor)
-        ray.shutdown()
+        ray_cluster.leave(self.reaper)
 
     def _told(self, worker: Worker) -> Iterator[Message]:
         """What an actor has answered, or how it ended."""
@@ -233,24 +237,23 @@ class RayExecutor:
 
     def _look_for_room(self, listened: float) -> None:
         """Raises UserError when no actor has a place, and none has had one for too long or can have one."""
+        self.nodes.look(listened)
         if any(worker.state != "placing" for worker in self.workers):
             self.homeless, self.told_homeless = 0.0, False
             return
         self.homeless += listened
-        nodes = ray_cluster.nodes()
-        if ray.get_runtime_context().get_node_id() not in nodes:  # without its node a driver can begin nothing
+        if ray.get_runtime_context().get_node_id() not in self.nodes.living:  # without its node a driver can begin nothing
             raise UserError("the Ray cluster has given up the node of this search; the same command goes on from another")
-        if not ray_cluster.room(self.need, nodes):
-            line = ray_cluster.too_small(self.need, nodes)
-            if self.ours:
-                raise UserError(line)
-            if not self.told_homeless:
+        patience = max(self.hung_seconds, START_SECONDS)
+        line = "no worker finds a place on the Ray cluster, which others use or which does not answer"
+        if not ray_cluster.room(self.need, self.nodes.living):
+            line = ray_cluster.too_small(self.need, self.nodes.living)
+            patience = 0.0 if self.reaper else self.hung_seconds
+            if patience and not self.told_homeless:
                 self.say(f"{line}; waiting for one")
                 self.told_homeless = True
-        else:
-            line = "no worker finds a place on the Ray cluster, which others use or which does not answer"
-        if self.homeless >= self.hung_seconds:
-            raise UserError(f"{line}; waited {self.hung_seconds / 60:g} minutes (search.hung_minutes)")
+        if self.homeless >= patience:
+            raise UserError(line)
 
     def _actors(self) -> Any:
         """The class of actors, none of which Ray may begin again by itself: it would not know the run."""

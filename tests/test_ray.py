@@ -2,9 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,24 +20,28 @@ from lpanas.search.ledger import open_ledger
 from lpanas.search.proxy import Advanced, Fault, Record
 from lpanas.search.results import read_study
 from lpanas.search.study import search
-from making import TINY, job, plain, same, tiny_space
+from making import TINY, hear_interrupts, job, same, tiny_space
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lpanas[ray]'")
+if find_spec("ray") is None:
+    pytest.skip("Ray is not installed: pip install 'lpanas[ray]'", allow_module_level=True)
 
-from lpanas.search.ray_executor import STORE_BYTES, RayExecutor  # noqa: E402 (it imports Ray)
-from ray.cluster_utils import Cluster  # noqa: E402
+from lpanas.search import ray_cluster  # first: Ray reads its settings when it is imported
+from lpanas.search.ray_cluster import ray
+from lpanas.search.ray_executor import RayExecutor
+from lpanas.search.ray_reaper import marked
+from ray.cluster_utils import Cluster
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:subprocess [0-9]* is still running:ResourceWarning"),  # Ray's own daemons
     pytest.mark.filterwarnings("ignore:unclosed file.*ray:ResourceWarning"),  # their logs
 ]
 
-SPACE = tiny_space("search.hung_minutes=10")
+SPACE = tiny_space()
 JOBS = [job(SPACE.arm(arm), f"trial-{number}", arm) for number, arm in enumerate(ARMS)]
 LONG = JOBS[0].change(run="trial-9", model=JOBS[0].model.change(d_model=768, d_ff=2048))  # seconds a run
-NODE = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-SOON = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-"""A node that does not answer is given up after 5 s; Ray's own numbers make it half a minute."""
+NODE = {"num_cpus": 1, "object_store_memory": ray_cluster.STORE_BYTES, "include_dashboard": False}
+SOON = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+"""A node whose raylet has ended is given up after 2 s; one that is only slow has 10 s to answer each time, as Ray has it."""
 COMMAND = (sys.executable, "-c", "from lpanas.search.cli import main; main()")
 
 
@@ -77,29 +85,17 @@ def until_in_the_middle(executor, runs):
         seen |= {message.run for message in executor.wait(1.0) if isinstance(message, Advanced)}
 
 
-def pid(worker):
-    """Of an actor's process, as soon as it has no other call to answer."""
-    return ray.get(worker.actor.__ray_call__.remote(lambda self: os.getpid()))
-
-
-def processes(mark):
-    """Living processes that have inherited a variable of their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes())
-        except OSError:  # it has ended, or is not ours
-            pass
-    return found
+def pid(executor):
+    """Of its first actor's process, as soon as that has no other call to answer."""
+    return ray.get(executor.workers[0].actor.__ray_call__.remote(lambda self: os.getpid()))
 
 
 def gone(mark, seconds):
     """Whether they all end within so many seconds."""
     limit = time.monotonic() + seconds
-    while processes(mark) and time.monotonic() < limit:
+    while marked(mark) and time.monotonic() < limit:
         time.sleep(0.1)
-    return not processes(mark)
+    return not marked(mark)
 
 
 def tiny_file(folder, pages, **search):
@@ -108,18 +104,6 @@ def tiny_file(folder, pages, **search):
     raw["search"] |= search
     (folder / "tiny.yaml").write_text(yaml.safe_dump(raw))
     return folder / "tiny.yaml"
-
-
-def test_a_search_on_it_has_the_records_of_a_local_one(joined, setup, said, tmp_path):
-    found = []
-    for name, executor in (("ray", begin(setup, said)), ("local", LocalExecutor(setup, 1))):
-        with executor:
-            ledger = open_ledger(SPACE, f"sqlite:///{tmp_path}/{name}.db", name)
-            state = search(SPACE, ledger, executor, lambda state: None)
-            found.append(plain([*state.records, *state.noise]))
-    assert found[0] == found[1]
-    assert len(found[0]) == SPACE.search.trials + SPACE.search.noise_seeds - 1
-    assert said == []
 
 
 def test_a_run_is_stopped_at_its_rung_or_goes_on_and_from_its_checkpoint(joined, setup, said, tmp_path):
@@ -136,11 +120,10 @@ def test_a_run_is_stopped_at_its_rung_or_goes_on_and_from_its_checkpoint(joined,
 
 def test_an_actor_that_dies_costs_its_run_and_one_that_hangs_too_and_an_idle_one_nothing(joined, setup, said, capfd):
     with begin(setup, said, "search.hung_minutes=0.1") as executor:
-        (worker,) = executor.workers
-        os.kill(pid(worker), signal.SIGKILL)
+        os.kill(pid(executor), signal.SIGKILL)
         executor.submit(LONG)
         until_in_the_middle(executor, 1)
-        os.kill(victim := pid(worker), signal.SIGKILL)
+        os.kill(victim := pid(executor), signal.SIGKILL)
         (dead,) = (message for message in until_ended(executor) if isinstance(message, (Fault, Record)))
         assert isinstance(dead, Fault)
         assert dead.record.reason.startswith("the worker ended (")
@@ -148,25 +131,26 @@ def test_an_actor_that_dies_costs_its_run_and_one_that_hangs_too_and_an_idle_one
 
         executor.submit(LONG)
         until_in_the_middle(executor, 1)
-        os.kill(hung := pid(worker), signal.SIGSTOP)
+        os.kill(hung := pid(executor), signal.SIGSTOP)
         (silent,) = (message for message in until_ended(executor) if isinstance(message, (Fault, Record)))
         assert silent == Fault(Record(**dict(LONG), status="failed", reason="no progress for 0.1 minutes"))
         executor.submit(JOBS[0])
         *_, record = until_ended(executor)
         assert record.status == "complete"
-        assert len({victim, hung, pid(worker)}) == 3
+        assert len({victim, hung, pid(executor)}) == 3
     assert "".join(capfd.readouterr()) == ""
     with pytest.raises(ProcessLookupError):
         os.kill(hung, 0)
 
 
 def test_a_lost_node_costs_only_the_runs_on_it_and_they_are_run_again(joined, setup, said, tmp_path):
-    space = tiny_space("search.trials=4", "search.workers=2", "proxy.tokens=12800", "proxy.evals=20", "search.rungs=0")
-    its = Setup(setup.config.change(tokens=12800, evals=20), setup.shards)
+    space = tiny_space("search.trials=4", "search.workers=2", "proxy.tokens=6400", "proxy.evals=10", "search.rungs=0")
+    its = Setup(setup.config.change(tokens=6400, evals=10), setup.shards)
     second = [joined.add_node(**NODE)]
 
     def watch(state):
-        if second and sum(bool(state.curves.get(run)) for run in state.running) == 2:
+        """Neither of two runs is near its end."""
+        if second and [0 < len(state.curves.get(run, ())) <= 7 for run in state.running] == [True, True]:
             joined.remove_node(second.pop(), allow_graceful=False)
 
     found = []
@@ -217,23 +201,81 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(address, words, call, tmp_
 
 def test_without_ray_it_is_one_line_that_names_the_remedy(call, tmp_path, pages, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "lpanas.search.ray_executor")
+    for module in ("ray_cluster", "ray_executor"):
+        monkeypatch.delitem(sys.modules, f"lpanas.search.{module}")
     code, out, err = call("search", tiny_file(tmp_path, pages), "--out", tmp_path / "out", "--executor", "ray")
     assert (code, out) == (2, "")
     assert err == "lpanas: --executor ray: Ray is not installed: pip install 'lpanas[ray]'\n"
 
 
-def test_a_ray_of_its_own_is_quiet_and_ends_with_the_search_killed_or_not(tmp_path, pages):
-    """Killed in the middle, then gone on with from another working folder."""
+@pytest.mark.parametrize(("word", "line"), [(b"", "no Ray cluster answers"), (b"HTTP/1.1 400 \r\n\r\n", "is no Ray cluster")])
+def test_something_else_at_its_address_is_one_line_and_soon(word, line, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with server.accept()[0] as wire:
+                wire.sendall(word)
+                with suppress(ConnectionResetError):
+                    while wire.recv(1000):  # until the other side has gone
+                        pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(UserError, match=line):
+            ray_cluster.connect()
+        thread.join()
+
+
+def test_a_ray_of_its_own_is_quiet_and_ends_with_the_search_however_that_ends(tmp_path, pages, setup):
+    """Killed in the middle with an actor that is stopped, gone on with, stopped by Ctrl-C twice, gone on with to its end."""
     space, mark = tiny_file(tmp_path, pages, trials=5), f"LPANAS_TEST={tmp_path}"
-    its = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | dict([mark.split("=")])
-    words = [*COMMAND, "search", space, "--out", "out", "--executor", "ray"]
-    with subprocess.Popen(words, cwd=tmp_path, env=its, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as driver:
-        while not (tmp_path / "out" / "study.db").exists():
-            time.sleep(0.1)
+    its = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    its |= dict([mark.split("=")]) | {"SPT_NOENV": "1"}  # without that Ray's processes overwrite their environment
+    words = [*COMMAND, "search", space, "--out", "out", "--executor", "ray", "--set", "proxy.tokens=3200"]
+    shared = set(os.listdir("/dev/shm"))
+
+    def start():
+        return subprocess.Popen(
+            words, cwd=tmp_path, env=its, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
+        )
+
+    def actor():
+        while True:
+            for number in marked(mark):
+                with suppress(OSError):  # it has ended
+                    if Path(f"/proc/{number}/cmdline").read_text().startswith("ray::Trainer.step"):
+                        return number
+            time.sleep(0.02)
+
+    with start() as driver:
+        os.kill(actor(), signal.SIGSTOP)
         driver.kill()
     assert gone(mark, 10)
-    ended = subprocess.run(words, cwd=tmp_path, env=its, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    with start() as driver:
+        actor()
+        for _ in range(2):
+            os.killpg(driver.pid, signal.SIGINT)
+        assert driver.stderr.read() == "lpanas: stopped; the same command goes on from here\n"
+    assert driver.returncode == 130
     assert gone(mark, 10)
-    assert {record.status for record in read_study(tmp_path / "out").records} == {"complete"}
+    with start() as driver:
+        assert driver.stderr.read() == ""
+    assert driver.returncode == 0
+    assert gone(mark, 10)
+    assert set(os.listdir("/dev/shm")) == shared
+    assert [record.status for record in read_study(tmp_path / "out").records] == ["complete"] * 5
+
+
+def test_a_search_whose_node_is_given_up_ends_with_a_line(joined, setup, said):
+    """The last one: it ends the cluster's head."""
+    with begin(setup, said) as executor:
+        executor.submit(LONG)
+        until_in_the_middle(executor, 1)
+        joined.head_node.kill_raylet()
+        (lost,) = until_ended(executor)[-1:]
+        assert isinstance(lost, Fault)
+        executor.submit(LONG)  # as the driver does
+        with pytest.raises(UserError, match="has given up the node of this search"):
+            until_ended(executor)

@@ -1,6 +1,7 @@
 """The Ray cluster that a search runs on: joined or started, and the room on its nodes."""
 
 import atexit
+import math
 import os
 import signal
 import socket
@@ -61,14 +62,14 @@ Reaper = subprocess.Popen[bytes]
 def connect(cpus: float = 0.0) -> Reaper | None:
     """Join the cluster at RAY_ADDRESS, or start a Ray on this machine, whose reaper is returned. Raises UserError.
 
-    cpus: that our own must have, if that is more than the cores; Ray's CPUs are only counted.
+    cpus: that our own must have, instead of the cores; Ray's CPUs are only counted.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address not in ("auto", "local"):  # those are Ray's to find
         check_answers(address)
     quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     if address == "local":
-        quiet |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": max(cores(), -int(-cpus // 1))}
+        quiet |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": math.ceil(cpus) or cores()}
     before, reaper = signal.getsignal(signal.SIGTERM), _reaper() if address == "local" else None
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):

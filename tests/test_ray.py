@@ -59,6 +59,17 @@ def joined(cluster, monkeypatch):
     return cluster
 
 
+@pytest.fixture(scope="module")
+def one(cluster, setup, tmp_path_factory):
+    """An executor with one actor, idle between tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        its = Setup(setup.config, setup.shards, tmp_path_factory.mktemp("checkpoints"))
+        executor = begin(its, [], "search.hung_minutes=0.1")
+    with executor:
+        yield executor
+
+
 @pytest.fixture
 def said():
     return []
@@ -82,6 +93,7 @@ def until_ended(executor, stop=True):
 def until_in_the_middle(executor, runs):
     seen = set()
     while len(seen) < runs:
+        assert executor.jobs
         seen |= {message.run for message in executor.wait(1.0) if isinstance(message, Advanced)}
 
 
@@ -106,41 +118,53 @@ def tiny_file(folder, pages, **search):
     return folder / "tiny.yaml"
 
 
-def test_a_run_is_stopped_at_its_rung_or_goes_on_and_from_its_checkpoint(joined, setup, said, tmp_path):
+def ends(executor):
+    """How the runs of an executor end."""
+    return [message for message in until_ended(executor) if isinstance(message, (Fault, Record))]
+
+
+def test_a_run_is_stopped_at_its_rung_or_goes_on_and_from_its_checkpoint(one):
     asking = JOBS[1].change(rungs=(320,))
-    with begin(Setup(setup.config, setup.shards, tmp_path), said) as executor:
-        executor.submit(asking)
-        *_, stopped = until_ended(executor)
-        assert (stopped.status, stopped.tokens) == ("pruned", 320)
-        executor.submit(asking.change(run="trial-5", continues="trial-1", continues_at=320))
-        *_, ended = until_ended(executor, stop=False)
+    one.submit(asking)
+    *_, stopped = until_ended(one)
+    assert (stopped.status, stopped.tokens) == ("pruned", 320)
+    one.submit(asking.change(run="trial-5", continues="trial-1", continues_at=320))
+    *_, ended = until_ended(one, stop=False)
     assert (ended.status, ended.tokens, ended.tokens_before) == ("complete", 640, 320)
     assert ended.curve[: len(stopped.curve)] == stopped.curve
 
 
-def test_an_actor_that_dies_costs_its_run_and_one_that_hangs_too_and_an_idle_one_nothing(joined, setup, said, capfd):
-    with begin(setup, said, "search.hung_minutes=0.1") as executor:
-        os.kill(pid(executor), signal.SIGKILL)
-        executor.submit(LONG)
-        until_in_the_middle(executor, 1)
-        os.kill(victim := pid(executor), signal.SIGKILL)
-        (dead,) = (message for message in until_ended(executor) if isinstance(message, (Fault, Record)))
-        assert isinstance(dead, Fault)
-        assert dead.record.reason.startswith("the worker ended (")
-        assert dead.record == Record(**dict(LONG), status="failed", reason=dead.record.reason)
-
-        executor.submit(LONG)
-        until_in_the_middle(executor, 1)
-        os.kill(hung := pid(executor), signal.SIGSTOP)
-        (silent,) = (message for message in until_ended(executor) if isinstance(message, (Fault, Record)))
-        assert silent == Fault(Record(**dict(LONG), status="failed", reason="no progress for 0.1 minutes"))
-        executor.submit(JOBS[0])
-        *_, record = until_ended(executor)
-        assert record.status == "complete"
-        assert len({victim, hung, pid(executor)}) == 3
+def test_an_actor_that_dies_costs_its_run_and_an_idle_one_nothing(one, capfd):
+    os.kill(pid(one), signal.SIGKILL)
+    one.submit(LONG)
+    until_in_the_middle(one, 1)
+    os.kill(pid(one), signal.SIGKILL)
+    (dead,) = ends(one)
+    assert isinstance(dead, Fault)
+    assert dead.record.reason.startswith("the worker ended (")
+    assert dead.record == Record(**dict(LONG), status="failed", reason=dead.record.reason)
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_an_actor_that_hangs_costs_its_run_and_another_takes_its_place(one):
+    one.submit(LONG)
+    until_in_the_middle(one, 1)
+    os.kill(hung := pid(one), signal.SIGSTOP)
+    assert ends(one) == [Fault(Record(**dict(LONG), status="failed", reason="no progress for 0.1 minutes"))]
+    one.submit(JOBS[0])
+    assert [record.status for record in ends(one)] == ["complete"]
     with pytest.raises(ProcessLookupError):
         os.kill(hung, 0)
+
+
+def test_an_actor_that_finds_other_shards_is_not_used_and_the_last_one_says_so(one):
+    """The last one with this executor: it has no actor afterwards."""
+    one.content = "another"
+    one._replace(one.workers[0])
+    one.submit(JOBS[0])
+    with pytest.raises(UserError, match="other token shards than the driver's"):
+        until_ended(one)
+    one.close()
 
 
 def test_a_lost_node_costs_only_the_runs_on_it_and_they_are_run_again(joined, setup, said, tmp_path):
@@ -172,15 +196,6 @@ def test_no_room_is_one_line_that_says_what_is_missing(joined, setup, said):
         begin(setup, said, "search.hung_minutes=0.02", "search.resources={num_cpus: 64, num_gpus: 0.5}", "search.workers=1")
     assert len(said) == 1
     assert not ray.is_initialized()
-
-
-def test_an_actor_that_finds_other_shards_is_not_used_and_the_last_one_says_so(joined, setup, said):
-    with begin(setup, said) as executor:
-        executor.content = "another"
-        executor._replace(executor.workers[0])
-        executor.submit(JOBS[0])
-        with pytest.raises(UserError, match="other token shards than the driver's"):
-            until_ended(executor)
 
 
 @pytest.mark.parametrize(
@@ -228,18 +243,19 @@ def test_something_else_at_its_address_is_one_line_and_soon(word, line, monkeypa
         thread.join()
 
 
-def test_a_ray_of_its_own_is_quiet_and_ends_with_the_search_however_that_ends(tmp_path, pages, setup):
-    """Killed in the middle with an actor that is stopped, gone on with, stopped by Ctrl-C twice, gone on with to its end."""
+def test_a_ray_of_its_own_ends_with_the_search_however_that_ends(tmp_path, pages, cluster, call, monkeypatch):
+    """Killed in the middle with an actor that is stopped; gone on with, and stopped by Ctrl-C twice; gone on with to
+    its end on a cluster, which is quiet."""
     space, mark = tiny_file(tmp_path, pages, trials=5), f"LPANAS_TEST={tmp_path}"
     its = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     its |= dict([mark.split("=")]) | {"SPT_NOENV": "1"}  # without that Ray's processes overwrite their environment
-    words = [*COMMAND, "search", space, "--out", "out", "--executor", "ray", "--set", "proxy.tokens=3200"]
+    words = [*COMMAND, "search", space, "--executor", "ray", "--set", "proxy.tokens=3200"]
     shared = set(os.listdir("/dev/shm"))
 
     def start():
-        return subprocess.Popen(
-            words, cwd=tmp_path, env=its, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
-        )
+        command = [*words, "--out", "out"]
+        pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+        return subprocess.Popen(command, cwd=tmp_path, env=its, start_new_session=True, preexec_fn=hear_interrupts, **pipes)
 
     def actor():
         while True:
@@ -260,11 +276,10 @@ def test_a_ray_of_its_own_is_quiet_and_ends_with_the_search_however_that_ends(tm
         assert driver.stderr.read() == "lpanas: stopped; the same command goes on from here\n"
     assert driver.returncode == 130
     assert gone(mark, 10)
-    with start() as driver:
-        assert driver.stderr.read() == ""
-    assert driver.returncode == 0
-    assert gone(mark, 10)
     assert set(os.listdir("/dev/shm")) == shared
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    code, _, err = call(*words[len(COMMAND) :], "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
     assert [record.status for record in read_study(tmp_path / "out").records] == ["complete"] * 5
 
 

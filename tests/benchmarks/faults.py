@@ -1,12 +1,15 @@
 """A search of 40 short runs, hit at random: what is lost?
 
     python tests/benchmarks/faults.py [--seed N] [--kills 20] [--drivers 5] [--stops 2] [--workers 1] [--minutes 10]
-        [--storage URL] [--event COMMAND ...] [-- MORE WORDS OF lpanas search]
+        [--storage URL] [--event COMMAND ...] [--nodes 1] [-- MORE WORDS OF lpanas search]
 
 Runs `lpanas search` once undisturbed and once while, at moments drawn from the seed, its workers are killed (SIGKILL) and
 stopped (SIGSTOP: they hang), its driver is killed and started again with the same command, its disk is full for some seconds
 (a tmpfs that is filled; where none may be mounted, a limit on the size of files) and each COMMAND is run once (say, one that
 restarts the PostgreSQL server of URL, or ends a Ray node). Then it says what it checked; exit code 1: something is wrong.
+
+With --nodes N the searches run on a Ray of two nodes with a core each (with --workers 2 on both), and N times during the second
+one a node is lost and another joins.
 
 An event waits until a run has ended since the one before, so with one worker no run is hit twice, the order of runs and all
 decisions at rungs are the undisturbed search's, and its records and front must be the same to the last bit, `measured` and
@@ -81,6 +84,7 @@ class Search:
     """Every record as it was first seen."""
     changed: set[str] = field(default_factory=set)
     opened: Ledger | None = None
+    on_ray: bool = False
     slowest_end: float = 0.0
     """Seconds that the processes of a killed driver took to end."""
 
@@ -119,13 +123,15 @@ class Search:
         """Until every process of the last driver's has ended, or 30 s."""
         assert self.driver is not None
         began = time.monotonic()
-        while time.monotonic() - began < 30 and group(self.driver.pid):
+        while time.monotonic() - began < 30 and (group(self.driver.pid) or (self.on_ray and self.workers)):
             time.sleep(0.02)
         self.slowest_end = max(self.slowest_end, time.monotonic() - began)
 
     @property
     def workers(self) -> list[int]:
-        """The children of the server that is the driver's child."""
+        """The children of the server that is the driver's child, or the actors."""
+        if self.on_ray:
+            return sorted(filter(is_actor, of_environment(self.environment)))
         parents = group(self.driver.pid) if self.driver is not None else {}
         return sorted(pid for pid, parent in parents.items() if self.driver and parents.get(parent) == self.driver.pid)
 
@@ -151,6 +157,31 @@ class Search:
             if text != record.model_dump_json():
                 self.changed.add(record.run)
         return records
+
+
+def is_actor(pid: int) -> bool:
+    """Whether a process is a worker on Ray."""
+    with suppress(OSError):
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().startswith(b"ray::Trainer")
+    return False
+
+
+class Nodes:
+    """A Ray of two nodes on this machine, the second of which can be lost."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        os.environ |= {name: environment[name] for name in ("TMPDIR", "LPANAS_CACHE", "OMP_NUM_THREADS")} | {"SPT_NOENV": "1"}
+        from ray.cluster_utils import Cluster
+
+        soon = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+        self.one = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=self.one | {"_system_config": soon})
+        self.second = self.cluster.add_node(**self.one)
+        environment |= {"RAY_ADDRESS": self.cluster.address}
+
+    def lose(self) -> None:
+        self.cluster.remove_node(self.second, allow_graceful=False)
+        self.second = self.cluster.add_node(**self.one)
 
 
 def group(leader: int) -> dict[int, int]:
@@ -273,7 +304,9 @@ def nothing_is_left(search: Search, shared: set[str], temporary: Path) -> Verdic
     drafts = [path.name for path in search.folder.rglob("*.draft")]
     yield not drafts, f"no draft of a file is left {drafts or ''}"
     sockets = list(temporary.glob("pymp-*"))  # multiprocessing's, with the socket of the server
-    others = [path.name for path in temporary.iterdir() if path not in sockets and not path.name.startswith("torchinductor")]
+    others = [
+        path.name for path in temporary.iterdir() if path not in sockets and not path.name.startswith(("torchinductor", "ray"))
+    ]
     killed = search.exits[-signal.SIGKILL]
     yield (
         not others and len(sockets) <= killed,
@@ -310,6 +343,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="after which the disturbed search is given up")
     parser.add_argument("--storage", help="a server's URL instead of the folder's own file")
     parser.add_argument("--event", action="append", default=[], help="a command that is run once during the search")
+    parser.add_argument("--nodes", type=int, default=0, help="of a Ray that are lost, each once; the searches run on it")
     parser.add_argument("more", nargs="*", help="further words for lpanas search")
     return parser.parse_args()
 
@@ -324,23 +358,26 @@ def main() -> None:
         temporary.mkdir()
         environment = os.environ | {"TMPDIR": str(temporary), "LPANAS_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
         words = [str(home / "faults.yaml"), "--workers", str(options_.workers), *options_.more]
+        ray = Nodes(environment) if options_.nodes else None
+        words += ["--executor", "ray"] if ray else []
         space = load_space(words[0], [])
         planned = space.search.trials + space.search.noise_seeds - 1
         shared = set(os.listdir("/dev/shm"))
 
         began = time.monotonic()
-        with Search(home / f"calm-{os.getpid()}", words, environment, options_.storage) as calm:
+        with Search(home / f"calm-{os.getpid()}", words, environment, options_.storage, on_ray=ray is not None) as calm:
             disturb(calm, [], random, planned, began + 60 * options_.minutes)
         undisturbed = calm.look()
         seconds = time.monotonic() - began
         print(f"undisturbed: {len(undisturbed)} runs in {seconds:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
 
-        search = Search(home / "disk" / f"hit-{os.getpid()}", words, environment, options_.storage)
+        search = Search(home / "disk" / f"hit-{os.getpid()}", words, environment, options_.storage, on_ray=ray is not None)
         events: Events = [
             *[("a worker is killed", lambda: hit(search, signal.SIGKILL, random))] * options_.kills,
             *[("a worker is stopped and hangs", lambda: hit(search, signal.SIGSTOP, random))] * options_.stops,
             *[("the driver is killed and started again", search.kill)] * options_.drivers,
             (f"the disk is full ({'tmpfs' if mounted else 'limit on files'})", lambda: fill(search, mounted)),
+            *([("a Ray node is lost, and another joins", ray.lose)] * options_.nodes if ray else []),
             *[(command, lambda command=command: subprocess.run(command, shell=True, check=True)) for command in options_.event],
         ]
         random.shuffle(events)
@@ -351,6 +388,8 @@ def main() -> None:
         exits = ", ".join(f"{count} x {code}" for code, count in sorted(search.exits.items()))
         tried = sum(len(record.attempts) for record in search.look())
         print(f"disturbed: {time.monotonic() - began:.0f} s; the driver's exit codes: {exits}; {tried} attempts failed")
+        if ray:
+            ray.cluster.shutdown()
         verdicts = [
             *check(undisturbed, search, planned, options_.workers, len(events)),
             *nothing_is_left(search, shared, temporary),

@@ -36,7 +36,8 @@ from random import Random
 from typing import Self
 
 from lpanas.lpa.config import UserError
-from lpanas.search.folder import CHECKPOINTS, DATABASE, LOCK, storage_url, study_name
+from lpanas.search.checkpoints import CHECKPOINTS
+from lpanas.search.folder import DATABASE, LOCK, storage_url, study_name
 from lpanas.search.ledger import Ledger, open_ledger
 from lpanas.search.presets import load_space
 from lpanas.search.proxy import Record
@@ -66,6 +67,8 @@ Events = list[tuple[str, Callable[[], object]]]
 """What happens, in words and as a call."""
 Verdicts = Iterator[tuple[bool, str]]
 """What was looked at, and whether it is as it should be."""
+KNOWN = ("torchinductor", "ray")
+"""Temporary folders that others make and leave: compiled code, a Ray's logs."""
 FULL_SECONDS = 6.0
 """For which the disk stays full, unless the driver ends before."""
 
@@ -304,9 +307,7 @@ def nothing_is_left(search: Search, shared: set[str], temporary: Path) -> Verdic
     drafts = [path.name for path in search.folder.rglob("*.draft")]
     yield not drafts, f"no draft of a file is left {drafts or ''}"
     sockets = list(temporary.glob("pymp-*"))  # multiprocessing's, with the socket of the server
-    others = [
-        path.name for path in temporary.iterdir() if path not in sockets and not path.name.startswith(("torchinductor", "ray"))
-    ]
+    others = [path.name for path in temporary.iterdir() if path not in sockets and not path.name.startswith(KNOWN)]
     killed = search.exits[-signal.SIGKILL]
     yield (
         not others and len(sockets) <= killed,

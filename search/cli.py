@@ -1,12 +1,12 @@
-"""The command line: search, report, export, train, show, prepare."""
+"""The command line: search, report, watch, export, train, show, prepare."""
 
 import errno
 import os
 import shlex
 import signal
 import sys
-from contextlib import closing, suppress
-from itertools import islice
+from contextlib import ExitStack, closing, suppress
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Self
@@ -17,7 +17,9 @@ from ..lpa.config import UserError, one_line, override, read_yaml
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
+    from .dashboard import Copy
     from .space import Space
+    from .watch import View
 
 app = typer.Typer(
     add_completion=False,
@@ -97,19 +99,20 @@ def _search(space: str, out: Path | None, storage: str | None, settings: list[st
     with folder.held(place):
         setup, budget = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS), loaded.search
         with LocalExecutor(setup, budget.workers, budget.workers_per_device, budget.hung_minutes) as executor:
-            from . import terminal  # what the end needs is imported while the workers start
+            from . import live, terminal  # what the end needs is imported while the workers start
             from .export import export
             from .report import write_report
             from .results import results
 
             study_of = folder.driven(place, loaded, shards.content, storage)
-            with study_of as ledger, terminal.progress() as watch, Interrupt() as interrupt:
+            with study_of as ledger, terminal.progress() as draw, live.written(place) as write, Interrupt() as interrupt:
 
-                def watch_both(state: study.State) -> None:
+                def watch(state: study.State) -> None:
                     state.stopping = interrupt.signal != 0
-                    watch(state)
+                    draw(state)
+                    write(state)
 
-                state = study.search(loaded, ledger, executor, watch_both, checkpoints)
+                state = study.search(loaded, ledger, executor, watch, checkpoints)
         found = results(loaded, ledger)
         paths: dict[str, object] = {"page": write_report(found, place)}
         if found.winner is not None:
@@ -131,6 +134,43 @@ def report(directory: Directory, storage: Storage = None) -> None:
 
     found = read_study(directory, storage)
     terminal.print_results(found, {"page": write_report(found, directory)})
+
+
+@app.command()
+def watch(
+    directory: Directory,
+    storage: Storage = None,
+    terminal_only: Annotated[bool, typer.Option("--terminal", help="Without optuna-dashboard.")] = False,
+    host: Annotated[str, typer.Option(help="Where optuna-dashboard is served.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The first free one from 8080 on when left out.")] = None,
+) -> None:
+    """Look at a search that runs elsewhere: here, and in optuna-dashboard where that is installed. Ctrl-C ends the looking."""
+    from . import terminal, watch
+
+    looking = watch.views(directory, storage)
+    first = next(looking)
+    with suppress(KeyboardInterrupt), ExitStack() as opened:
+        copy = None if terminal_only else _dashboard(first, port)
+        if copy is not None:
+            from .dashboard import served
+
+            terminal.console.print(f"optuna-dashboard: {opened.enter_context(served(copy, host, port))}", markup=False)
+        terminal.show_views(chain([first], looking), copy)
+
+
+def _dashboard(first: "View", port: int | None) -> "Copy | None":
+    """A copy of the study for optuna-dashboard, where that is installed. Raises UserError when it is not, and was asked for."""
+    try:
+        from .dashboard import Copy
+    except ModuleNotFoundError as error:
+        if error.name != "optuna_dashboard":
+            raise
+        line = "optuna-dashboard is not installed: pip install 'lpanas[dashboard]'"
+        if port is not None:
+            raise UserError(f"--port {port}: {line}") from None
+        _say(line, 0)
+        return None
+    return Copy(first.found)
 
 
 @app.command()

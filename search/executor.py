@@ -53,12 +53,27 @@ class Worker:
         self.job, self.used, self.silent = job, True, 0.0
 
 
+@dataclass(frozen=True)
+class Seat:
+    """A worker as others see it."""
+
+    worker: str
+    device: str
+    run: str | None
+    """What it trains."""
+
+
 class Executor(Protocol):
     """What the driver needs of a place where runs execute."""
 
     @property
     def idle(self) -> int:
         """Workers without a job."""
+        ...
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """The workers, in a lasting order."""
         ...
 
     def submit(self, job: Job) -> None:
@@ -101,6 +116,12 @@ class LocalExecutor:
     def idle(self) -> int:
         """Workers without a job."""
         return sum(worker.job is None for worker in self.workers)
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """The workers, by their slots."""
+        ours = sorted(self.workers, key=lambda worker: worker.slot)
+        return tuple(Seat(str(one.slot), self._device(one.slot), one.job.run if one.job else None) for one in ours)
 
     @property
     def jobs(self) -> list[Job]:
@@ -169,6 +190,9 @@ class LocalExecutor:
         for worker in self.workers:
             worker.process.join()
             worker.pipe.close()
+
+    def _device(self, slot: int) -> str:
+        return f"GPU {_lease(slot)}" if self.device == "cuda" else "cpu"
 
     def _replace(self, worker: Worker) -> Worker:
         """End a worker and put a fresh one into its place."""

@@ -13,7 +13,7 @@ from ..lpa.train import TrainConfig
 from . import checkpoints as kept
 from . import noise
 from .budget import ARMS
-from .executor import Executor
+from .executor import Executor, Seat
 from .ledger import NOISE, SEARCH, Ledger
 from .propose import Proposer
 from .proxy import Advanced, Fault, Job, Known, Record, Trained
@@ -41,6 +41,8 @@ class State:
     noise: list[Record]
     """Of further seeds of the dense arm."""
     running: dict[str, Job] = field(default_factory=dict)
+    seats: tuple[Seat, ...] = ()
+    """The workers and what each of them trains."""
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     """The validation losses of each running job so far, nats, by tokens."""
     started: float = field(default_factory=time.monotonic)
@@ -94,7 +96,7 @@ class State:
     @property
     def planned(self) -> int:
         """Runs that the search will have when it ends."""
-        return self.space.search.trials + self.space.search.noise_seeds - 1
+        return self.space.search.planned
 
     @property
     def done(self) -> int:
@@ -118,6 +120,11 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, che
     state.done_before = state.done
     jobs = _jobs(space, ledger, state, recovered)
     more = True
+
+    def show() -> None:
+        state.seats = executor.seats
+        watch(state)
+
     while True:
         while more and executor.idle and not state.stopping and not _is_spent(space, state):
             job = next(jobs, None)
@@ -126,10 +133,10 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, che
                 break
             state.running[job.run] = job
             executor.submit(job)
-            watch(state)
+            show()
         if not state.running:
             return state
-        watch(state)
+        show()
         for message in executor.wait(0.0 if state.stopping else 1.0):
             if isinstance(message, Trained):
                 state.progress[message.run] = message

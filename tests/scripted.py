@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 
+from lpanas.search.executor import Seat
 from lpanas.search.ledger import NOISE, SEARCH, Ledger
 from lpanas.search.proxy import Advanced, Job, Measured, Record
 from lpanas.search.study import search
@@ -31,6 +32,10 @@ class Scripted:
     @property
     def idle(self):
         return int(self.job is None)
+
+    @property
+    def seats(self):
+        return tuple(Seat("0", "none", job.run) for job in self.jobs)
 
     @property
     def jobs(self):

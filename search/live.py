@@ -128,7 +128,7 @@ def moment(state: State, phase: Phase) -> Moment:
 
 def _workers(state: State) -> Iterable[Running]:
     proxy = state.space.proxy
-    for seat in state.seats:
+    for seat in state.seats():
         job = state.running.get(seat.run) if seat.run is not None else None
         if job is None:
             yield Running(worker=seat.worker, device=seat.device)
@@ -153,7 +153,8 @@ def seconds_left(state: State) -> float | None:
     """Foretold until the budget is spent, by the time that the last runs took for a token; None while none has ended well."""
     records = (*state.records, *state.noise)
     took = [one for one in map(_seconds_a_token, records) if one is not None][-LAST:]
-    if not took or not state.seats:
+    seats = len(state.seats())
+    if not took or not seats:
         return None
     whole, budget = state.space.proxy.steps * state.space.proxy.batch_tokens, state.space.search
     trained = [record.tokens - record.tokens_before for record in records]
@@ -163,7 +164,7 @@ def seconds_left(state: State) -> float | None:
     if budget.tokens is not None:
         tokens = min(tokens, under_way + max(0, budget.tokens - state.tokens - len(state.running) * whole))
     a_token = sum(took) / len(took)
-    seconds = tokens * a_token / len(state.seats)
+    seconds = tokens * a_token / seats
     if budget.minutes is not None:
         late = max(0.0, 60 * budget.minutes - (time.monotonic() - state.started))
         seconds = min(seconds, late + whole * a_token)

@@ -76,6 +76,33 @@ class Scripted:
         )
 
 
+class Crowd(Scripted):
+    """Many runs at a time, which end without a word, one after the other."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.held, self.most = size, [], 0
+
+    @property
+    def idle(self):
+        return self.size - len(self.held)
+
+    @property
+    def seats(self):
+        runs = [job.run for job in self.held]
+        return tuple(Seat(str(n), "none", run) for n, run in enumerate([*runs, *[None] * (self.size - len(runs))]))
+
+    def submit(self, job):
+        assert self.idle
+        self.held.append(job)
+        self.most = max(self.most, len(self.held))
+
+    def wait(self, seconds=None):
+        if seconds:  # the driver has nothing else to do
+            self.job, self.curve = self.held.pop(0), ((END, 3.0),)
+            yield self._record()
+
+
 class Kept:
     """A study in memory, its ledger opened anew for every search."""
 

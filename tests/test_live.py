@@ -17,7 +17,8 @@ def state_of(*losses, running=("trial-4",), settings=(), workers=2):
     state = State(space, arm_records(space, *losses), [])
     state.running = {run: job(space.arm("both"), run) for run in running}
     seats = [Seat(str(n), "cpu", run) for n, run in enumerate(running)]
-    state.seats = (*seats, *(Seat(str(n), "cpu", None) for n in range(len(running), workers)))
+    seats += [Seat(str(n), "cpu", None) for n in range(len(running), workers)]
+    state.seats = lambda: tuple(seats)
     return state
 
 

@@ -9,11 +9,12 @@ from contextlib import ExitStack, closing, suppress
 from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..lpa.config import UserError, one_line, override, read_yaml
+from .interrupt import Interrupt
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
@@ -321,33 +322,6 @@ def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":
 
     raw = override(read_yaml(path), settings or [])
     return TrainConfig.parse(with_shapes(raw, f"{path}: ", "model"), str(path))
-
-
-class Interrupt:
-    """SIGINT, SIGTERM or SIGHUP, kept until whoever asks for it is ready to end; a second one ends it at once. `word`: said at
-    the first."""
-
-    signal: int = 0
-
-    def __init__(self, word: str = "") -> None:
-        self.word = word
-
-    def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
-        self.before = {number: signal.signal(number, self._keep) for number in heard}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _keep(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number
-        with suppress(OSError):  # the terminal is gone
-            _say(self.word, 0)
 
 
 def main() -> None:

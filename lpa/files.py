@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there."""
+def replace_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write a file beside its place and move it there. sync: also through a crash of the machine, which takes a disk's time."""
     draft = path.with_name(f".{path.name}.draft")
     with open(draft, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     draft.replace(path)

@@ -114,6 +114,11 @@ class Budget(Config):
     hung_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A worker that makes no progress for this long is replaced; longer than building a model and one validation take."""
 
+    @property
+    def planned(self) -> int:
+        """Runs that there will be when the search ends."""
+        return self.trials + self.noise_seeds - 1
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.trials < len(ARMS) + len(self.placements):

@@ -1,4 +1,4 @@
-"""The command line: search, report, export, train, show, prepare."""
+"""The command line: search, report, watch, export, train, show, prepare."""
 
 import errno
 import os
@@ -6,22 +6,25 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
-from itertools import islice
+from contextlib import ExitStack, closing, nullcontext, suppress
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..lpa.config import UserError, one_line, override, read_yaml
+from .interrupt import Interrupt
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
     from .budget import Budget
+    from .dashboard import Copy
     from .executor import LocalExecutor, Setup
     from .ray_executor import RayExecutor
     from .space import Space
+    from .watch import View
 
 app = typer.Typer(
     add_completion=False,
@@ -107,19 +110,20 @@ def _search(space: str, out: Path | None, where: Place, storage: str | None, set
     with folder.held(place):
         setup = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, loaded.search) as executor:
-            from . import terminal  # what the end needs is imported while the workers start
+            from . import live, terminal  # what the end needs is imported while the workers start
             from .export import export
             from .report import write_report
             from .results import results
 
             study_of = folder.driven(place, loaded, shards.content, storage)
-            with study_of as ledger, terminal.progress() as watch, Interrupt() as interrupt:
+            with study_of as ledger, terminal.progress() as draw, live.written(place) as write, Interrupt() as interrupt:
 
-                def watch_both(state: study.State) -> None:
+                def watch(state: study.State) -> None:
                     state.stopping = interrupt.signal != 0
-                    watch(state)
+                    draw(state)
+                    write(state)
 
-                state = study.search(loaded, ledger, executor, watch_both, checkpoints)
+                state = study.search(loaded, ledger, executor, watch, checkpoints)
         found = results(loaded, ledger)
         paths: dict[str, object] = {"page": write_report(found, place)}
         if found.winner is not None:
@@ -156,6 +160,43 @@ def report(directory: Directory, storage: Storage = None) -> None:
 
     found = read_study(directory, storage)
     terminal.print_results(found, {"page": write_report(found, directory)})
+
+
+@app.command()
+def watch(
+    directory: Directory,
+    storage: Storage = None,
+    terminal_only: Annotated[bool, typer.Option("--terminal", help="Without optuna-dashboard.")] = False,
+    host: Annotated[str, typer.Option(help="Where optuna-dashboard is served.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The first free one from 8080 on when left out.")] = None,
+) -> None:
+    """Look at a search that runs elsewhere: here, and in optuna-dashboard where that is installed. Ctrl-C ends the looking."""
+    from . import terminal, watch
+
+    looking = watch.views(directory, storage)
+    first = next(looking)
+    with suppress(KeyboardInterrupt), ExitStack() as opened:
+        copy = None if terminal_only else _dashboard(first, port)
+        if copy is not None:
+            from .dashboard import served
+
+            terminal.console.print(f"optuna-dashboard: {opened.enter_context(served(copy, host, port))}", markup=False)
+        terminal.show_views(chain([first], looking), copy)
+
+
+def _dashboard(first: "View", port: int | None) -> "Copy | None":
+    """A copy of the study for optuna-dashboard, where that is installed. Raises UserError when it is not, and was asked for."""
+    try:
+        from .dashboard import Copy
+    except ModuleNotFoundError as error:
+        if error.name != "optuna_dashboard":
+            raise
+        line = "optuna-dashboard is not installed: pip install 'lpanas[dashboard]'"
+        if port is not None:
+            raise UserError(f"--port {port}: {line}") from None
+        _say(line, 0)
+        return None
+    return Copy(first.found)
 
 
 @app.command()
@@ -306,33 +347,6 @@ def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":
 
     raw = override(read_yaml(path), settings or [])
     return TrainConfig.parse(with_shapes(raw, f"{path}: ", "model"), str(path))
-
-
-class Interrupt:
-    """SIGINT, SIGTERM or SIGHUP, kept until whoever asks for it is ready to end; a second one ends it at once. `word`: said at
-    the first."""
-
-    signal: int = 0
-
-    def __init__(self, word: str = "") -> None:
-        self.word = word
-
-    def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
-        self.before = {number: signal.signal(number, self._keep) for number in heard}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _keep(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number
-        with suppress(OSError):  # the terminal is gone
-            _say(self.word, 0)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import os
+import selectors
 import signal
 import threading
 import time
@@ -53,12 +54,27 @@ class Worker:
         self.job, self.used, self.silent = job, True, 0.0
 
 
+@dataclass(frozen=True)
+class Seat:
+    """A worker as others see it."""
+
+    worker: str
+    device: str
+    run: str | None
+    """What it trains."""
+
+
 class Executor(Protocol):
     """What the driver needs of a place where runs execute."""
 
     @property
     def idle(self) -> int:
         """Workers without a job."""
+        ...
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """The workers, in a lasting order."""
         ...
 
     def submit(self, job: Job) -> None:
@@ -83,7 +99,7 @@ class LocalExecutor:
         self.setup, self.hung_seconds = setup, 60 * hung_minutes
         self.device = setup.config.resolve_device().type
         size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else cores())
-        self.workers = list[Worker]()
+        self.workers, self.selector = list[Worker](), selectors.DefaultSelector()
         try:
             for slot in range(size):
                 self.workers.append(self._start(slot))
@@ -101,6 +117,12 @@ class LocalExecutor:
     def idle(self) -> int:
         """Workers without a job."""
         return sum(worker.job is None for worker in self.workers)
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """The workers, by their slots."""
+        ours = sorted(self.workers, key=lambda worker: worker.slot)
+        return tuple(Seat(str(one.slot), self._device(one.slot), one.job.run if one.job else None) for one in ours)
 
     @property
     def jobs(self) -> list[Job]:
@@ -130,12 +152,12 @@ class LocalExecutor:
         itself stopped for an hour (Ctrl-Z), or that was busy, kills nobody.
         """
         began, most = time.monotonic(), min([self.hung_seconds, *([] if seconds is None else [seconds])])
-        ready = wait([worker.pipe for worker in self.workers], most)
+        ready = {key.data for key, _ in self.selector.select(most)}
         listened = min(time.monotonic() - began, most)
         for worker in list(self.workers):
             if worker not in self.workers:  # replaced meanwhile, by submit()
                 continue
-            if worker.pipe in ready:
+            if worker in ready:
                 yield from self._told(worker)
             elif worker.job is not None:
                 worker.silent += listened
@@ -169,11 +191,16 @@ class LocalExecutor:
         for worker in self.workers:
             worker.process.join()
             worker.pipe.close()
+        self.selector.close()
+
+    def _device(self, slot: int) -> str:
+        return f"GPU {_lease(slot)}" if self.device == "cuda" else "cpu"
 
     def _replace(self, worker: Worker) -> Worker:
         """End a worker and put a fresh one into its place."""
         worker.process.kill()
         worker.process.join()
+        self.selector.unregister(worker.pipe)
         worker.pipe.close()
         fresh = self._start(worker.slot)
         self.workers[self.workers.index(worker)] = fresh
@@ -188,7 +215,9 @@ class LocalExecutor:
         )
         process.start()
         theirs.close()
-        return Worker(process, ours, slot)
+        worker = Worker(process, ours, slot)
+        self.selector.register(ours, selectors.EVENT_READ, worker)
+        return worker
 
 
 def lost(job: Job, reason: str) -> Fault:

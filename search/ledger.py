@@ -7,7 +7,6 @@ from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
@@ -17,7 +16,7 @@ from ..lpa.config import UserError
 from . import lease
 from .proxy import Job, Record
 from .space import Space
-from .storage import FAILURES, attributes, failed, open_storage, patiently
+from .storage import FAILURES, attributes, failed, open_storage, patiently, write_params
 
 T = TypeVar("T")
 
@@ -89,15 +88,11 @@ class Ledger:
 
     def add(self, kind: str, job: Job) -> None:
         """Write a job down, before it is trained."""
-        distributions: dict[str, BaseDistribution] = self.space.distributions if job.params and kind == SEARCH else {}
-        trial = create_trial(
-            state=TrialState.RUNNING,
-            params=job.params if distributions else {},
-            distributions=distributions,
-            user_attrs={"job": job.model_dump_json()},
-        )
+        trial = create_trial(state=TrialState.RUNNING, user_attrs={"job": job.model_dump_json()})
         runs = self._of(kind)  # where an answer is lost, the job is written twice: _of() finds that, recover() ends it
         trial_id = self._patiently(lambda: self.storage.create_new_trial(self.studies[kind], trial))
+        if job.params and kind == SEARCH:  # for others that read the study; ours are in the job
+            self._patiently(lambda: write_params(self.storage, trial_id, job.params, self.space.distributions))
         runs[job.run] = _Run(trial_id, job, ended=False)
 
     def tell(self, record: Record) -> None:

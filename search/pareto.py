@@ -10,11 +10,26 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     NaN is never on the front nor keeps another from it.
     """
     known = ~np.any(np.isnan(points), axis=1)
+    if points.shape[1] == 2:
+        known[known] = _lowest_so_far(points[known])
+        return known
     no_larger, smaller = np.ones((len(points),) * 2, bool), np.zeros((len(points),) * 2, bool)
     for column in points.T:  # (n, n): row i against row j
         no_larger &= column[:, None] <= column[None, :]
         smaller |= column[:, None] < column[None, :]
     return known & ~np.any(no_larger & smaller, axis=0)  # a comparison with NaN is false, so such a row dominates none
+
+
+def _lowest_so_far(points: np.ndarray) -> np.ndarray:
+    """The non-dominated rows of two columns, by sorting: all pairs of thousands take long. (n, 2), no NaN -> (n,) bool."""
+    by_first = np.lexsort((points[:, 1], points[:, 0]))
+    first, second = points[by_first].T
+    begins = np.append(True, first[1:] != first[:-1])[: len(first)]  # of those with an equal first column
+    group, lowest = begins.cumsum() - 1, second[begins]
+    before = np.append(np.inf, np.minimum.accumulate(lowest))[group]
+    found = np.zeros(len(points), bool)
+    found[by_first] = (second == lowest[group]) & ((second < before) | (group == 0))
+    return found
 
 
 def knee(points: np.ndarray) -> int:

@@ -13,7 +13,7 @@ from ..lpa.config import UserError
 from ..lpa.shards import read_shards
 from . import ray_cluster
 from .budget import Budget
-from .executor import Setup, lost
+from .executor import Seat, Setup, lost
 from .nursery import end_with_parent
 from .proxy import Advanced, Fault, Job, Message, Record, run_proxy
 from .ray_cluster import RayActorError, RayError, RayTaskError, ray
@@ -116,6 +116,15 @@ class RayExecutor:
         """Actors without a job; one when there is no job at all: it waits until there is an actor again."""
         free = sum(worker.state == "idle" for worker in self.workers) - len(self.waiting)
         return max(free, 0 if self.jobs else 1)
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """The actors, with or without a place on the cluster, in a lasting order."""
+        share = "a GPU" if self.need["GPU"] == 1 else f"{self.need['GPU']:g} of a GPU"
+        device = f"Ray, {share}" if self.need["GPU"] else "Ray, cpu"
+        return tuple(
+            Seat(f"actor {number}", device, worker.job and worker.job.run) for number, worker in enumerate(self.workers)
+        )
 
     def submit(self, job: Job) -> None:
         """Hand a job to an idle actor, or to the next that is."""

@@ -141,9 +141,10 @@ class Results:
 
     def table(self, records: Sequence[Record]) -> pd.DataFrame:
         """A row a record, units in the columns' names."""
-        return pd.DataFrame([self._row(record) for record in records])
+        return pd.DataFrame([self.row(record) for record in records])
 
-    def _row(self, record: Record) -> dict[str, object]:
+    def row(self, record: Record) -> dict[str, object]:
+        """What the tables say of a record, units in the names."""
         measured = record.measured
         return {
             "run": record.run,

@@ -4,6 +4,10 @@ After Schmucker et al. 2021 (arXiv 2106.12639), asynchronous by stopping: a newc
 rung, at once, and nobody waits for anybody.
 """
 
+import math
+from collections.abc import Iterator
+from itertools import islice
+
 import numpy as np
 
 from .pareto import non_dominated
@@ -28,29 +32,33 @@ def goes_on(points: np.ndarray, feasible: np.ndarray, newcomer: int, eta: int, d
     """
     if len(points) < eta:
         return True
-    return any(_place(points, feasible, newcomer, gift) < len(points) / eta for gift in (0.0, doubt))
+    return any(newcomer in _best(points, feasible, newcomer, gift, math.ceil(len(points) / eta)) for gift in (0.0, doubt))
 
 
-def _place(points: np.ndarray, feasible: np.ndarray, newcomer: int, gift: float) -> int:
-    """The place of a row in the order, 0-based, when its loss were lower by `gift`."""
+def _best(points: np.ndarray, feasible: np.ndarray, newcomer: int, gift: float, count: int) -> Iterator[int]:
+    """The first so many rows in the order, when the newcomer's loss were lower by `gift`."""
     judged = points.copy()
     judged[newcomer, 0] -= gift
-    return int(np.flatnonzero(order(judged, feasible) == newcomer)[0])
+    return islice(_ordered(judged, feasible), count)
 
 
 def order(points: np.ndarray, feasible: np.ndarray) -> np.ndarray:
     """The rows from best to worst: feasible ones first, then front by front, inside a front spread over it; rows that are not
     finite come last. points: (n, m), the loss first; feasible: (n,) bool -> (n,) int."""
+    return np.array(list(_ordered(points, feasible)), dtype=int)
+
+
+def _ordered(points: np.ndarray, feasible: np.ndarray) -> Iterator[int]:
+    """The same, one after the other."""
     known = np.all(np.isfinite(points), axis=1)
-    ordered = list[int]()
     for group in (known & feasible, known & ~feasible):
         rest = np.flatnonzero(group)
         while len(rest):
             first = non_dominated(points[rest])
             front = rest[first]
-            ordered += front[spread(points[front])].tolist()
+            yield from front[spread(points[front])].tolist()
             rest = rest[~first]
-    return np.array([*ordered, *np.flatnonzero(~known)], dtype=int)
+    yield from np.flatnonzero(~known).tolist()
 
 
 def spread(front: np.ndarray) -> np.ndarray:

@@ -4,14 +4,15 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, TypeVar
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import column, select, table
+from sqlalchemy import column, delete, insert, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
@@ -35,8 +36,11 @@ LIBPQ: dict[str, Any] = {
 STUDY_ATTRIBUTES = table("study_user_attributes", column("study_id"), column("key"), column("value_json"))
 _TRIALS = table("trials", column("trial_id"), column("study_id"), column("state"))
 _TRIAL_ATTRIBUTES = table("trial_user_attributes", column("trial_id"), column("key"), column("value_json"))
-"""Optuna's tables, for what its own interface cannot do: a lease needs a compare-and-swap, and 5,000 trials come five times as
-fast without their parameters."""
+_TRIAL_PARAMS = table(
+    "trial_params", column("trial_id"), column("param_name"), column("param_value"), column("distribution_json")
+)
+"""Optuna's tables, for what its own interface cannot do: a lease needs a compare-and-swap, 5,000 trials come five times as
+fast without their parameters, and a trial's parameters go in at once (Optuna takes some queries for each: 35 ms for nine)."""
 
 T = TypeVar("T")
 
@@ -83,6 +87,29 @@ def attributes(storage: BaseStorage, study: int) -> Iterator[tuple[int, str, dic
         found = connection.execute(rows.order_by(trials.trial_id)).all()
     for (trial_id, state), its in groupby(found, key=lambda row: (row[0], row[1])):
         yield trial_id, state, {key: json.loads(text) for _, _, key, text in its}
+
+
+def write_params(
+    storage: BaseStorage, trial: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+) -> None:
+    """Give a new trial its parameters, or give them again."""
+    inside = {name: distributions[name].to_internal_repr(value) for name, value in params.items()}
+    if not isinstance(storage, RDBStorage):
+        for name, value in inside.items():
+            storage.set_trial_param(trial, name, value, distributions[name])
+        return
+    rows = [
+        {
+            "trial_id": trial,
+            "param_name": name,
+            "param_value": value,
+            "distribution_json": distribution_to_json(distributions[name]),
+        }
+        for name, value in inside.items()
+    ]
+    with storage.engine.begin() as connection:
+        connection.execute(delete(_TRIAL_PARAMS).where(_TRIAL_PARAMS.c.trial_id == trial))
+        connection.execute(insert(_TRIAL_PARAMS), rows)
 
 
 def patiently(url: str, do: Callable[[], T]) -> T:

@@ -1,7 +1,8 @@
 """The driver: ask, run, tell; within a budget, and on from where an earlier call stopped."""
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,13 +14,16 @@ from ..lpa.train import TrainConfig
 from . import checkpoints as kept
 from . import noise
 from .budget import ARMS
-from .executor import Executor
+from .executor import Executor, Seat
 from .ledger import NOISE, SEARCH, Ledger
 from .propose import Proposer
 from .proxy import Advanced, Fault, Job, Known, Record, Trained
 from .rungs import goes_on
 from .space import Candidate, Space
 
+AHEAD = 16
+"""Workers for each job that is made before one of them asks for it, so that it need not wait for a proposal: what the runs that
+end meanwhile would have taught is little where so many others are still under way (assumption)."""
 MOST_LOST = 3
 """Workers that may die before any run has ended, until the search gives up (assumption)."""
 
@@ -41,6 +45,10 @@ class State:
     noise: list[Record]
     """Of further seeds of the dense arm."""
     running: dict[str, Job] = field(default_factory=dict)
+    ready: deque[Job] = field(default_factory=deque)
+    """Jobs that are written down and wait for a worker."""
+    seats: Callable[[], tuple[Seat, ...]] = tuple
+    """The workers and what each of them trains, right now."""
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     """The validation losses of each running job so far, nats, by tokens."""
     started: float = field(default_factory=time.monotonic)
@@ -81,7 +89,7 @@ class State:
     @property
     def known(self) -> list[Known]:
         """What candidates have shown, those under way included; each once: a run that was taken up again is the later one."""
-        under_way = [job for job in self.running.values() if job.run.startswith(SEARCH)]
+        under_way = [job for job in (*self.running.values(), *self.ready) if job.run.startswith(SEARCH)]
         taken_up = {job.continues for job in (*self.records, *under_way)}
         ended = [Known(record, dict(record.curve), ended=True) for record in self.records if record.run not in taken_up]
         return ended + [Known(job, self.curves.get(job.run, {}), ended=False) for job in under_way]
@@ -94,7 +102,7 @@ class State:
     @property
     def planned(self) -> int:
         """Runs that the search will have when it ends."""
-        return self.space.search.trials + self.space.search.noise_seeds - 1
+        return self.space.search.planned
 
     @property
     def done(self) -> int:
@@ -115,22 +123,18 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, che
     state = State(space, ledger.records(SEARCH), ledger.records(NOISE))
     for record in (*state.records, *state.noise):  # an earlier driver may have died right after telling
         kept.clear(checkpoints, record)
-    state.done_before = state.done
-    jobs = _jobs(space, ledger, state, recovered)
-    more = True
+    state.done_before, state.seats = state.done, lambda: executor.seats
+    jobs = _Supply(state, _jobs(space, ledger, state, recovered), ahead=len(executor.seats) // AHEAD)
     while True:
-        while more and executor.idle and not state.stopping and not _is_spent(space, state):
-            job = next(jobs, None)
-            if job is None:
-                more = False
-                break
+        job = jobs.take() if executor.idle and not state.stopping else None
+        if job is not None:
             state.running[job.run] = job
             executor.submit(job)
-            watch(state)
         if not state.running:
             return state
+        made = job is None and not state.stopping and jobs.make()
         watch(state)
-        for message in executor.wait(0.0 if state.stopping else 1.0):
+        for message in executor.wait(0.0 if state.stopping or job is not None or made else 1.0):
             if isinstance(message, Trained):
                 state.progress[message.run] = message
             elif isinstance(message, Advanced):
@@ -145,7 +149,7 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, che
                 ledger.tell(record)
                 state.end(record)
                 kept.clear(checkpoints, record)
-                kept.trim(checkpoints, [*state.running.values(), *recovered])
+                kept.trim(checkpoints, [*state.running.values(), *state.ready, *recovered])
         if state.stopping:
             raise KeyboardInterrupt
 
@@ -223,9 +227,33 @@ def _job(space: Space, run: str, candidate: Candidate) -> Job:
     )
 
 
-def _is_spent(space: Space, state: State) -> bool:
-    """Whether no new run may start: the time is up, or one more could exceed the tokens."""
-    budget = space.search
-    late = budget.minutes is not None and time.monotonic() - state.started > budget.minutes * 60
-    a_run = space.proxy.steps * space.proxy.batch_tokens
-    return late or (budget.tokens is not None and state.tokens + (len(state.running) + 1) * a_run > budget.tokens)
+class _Supply:
+    """What is to be trained, within the budget, some of it made ahead."""
+
+    def __init__(self, state: State, jobs: Iterator[Job], ahead: int) -> None:
+        self.state, self.jobs, self.ahead = state, jobs, ahead
+
+    def take(self) -> Job | None:
+        """The next job; None when no run may start any more."""
+        if self._is_late():
+            return None
+        return self.state.ready.popleft() if self.state.ready else self._made()
+
+    def make(self) -> bool:
+        """Make a job ahead, one at a time, as a rung may ask meanwhile; whether one was made."""
+        if len(self.state.ready) >= self.ahead or self._is_late() or (job := self._made()) is None:
+            return False
+        self.state.ready.append(job)
+        return True
+
+    def _made(self) -> Job | None:
+        """The next job, unless it could exceed the tokens."""
+        space, most = self.state.space, self.state.space.search.tokens
+        begun = len(self.state.running) + len(self.state.ready) + 1
+        if most is not None and self.state.tokens + begun * space.proxy.steps * space.proxy.batch_tokens > most:
+            return None
+        return next(self.jobs, None)
+
+    def _is_late(self) -> bool:
+        minutes = self.state.space.search.minutes
+        return minutes is not None and time.monotonic() - self.state.started > minutes * 60

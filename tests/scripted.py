@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 
+from lpanas.search.executor import Seat
 from lpanas.search.ledger import NOISE, SEARCH, Ledger
 from lpanas.search.proxy import Advanced, Job, Measured, Record
 from lpanas.search.study import search
@@ -31,6 +32,10 @@ class Scripted:
     @property
     def idle(self):
         return int(self.job is None)
+
+    @property
+    def seats(self):
+        return tuple(Seat("0", "none", job.run) for job in self.jobs)
 
     @property
     def jobs(self):
@@ -69,6 +74,33 @@ class Scripted:
             curve=self.curve,
             measured=Measured(device="none", started=0.0, seconds=0.0, train_seconds=0.0, peak_memory_bytes=0),
         )
+
+
+class Crowd(Scripted):
+    """Many runs at a time, which end without a word, one after the other."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.held, self.most = size, [], 0
+
+    @property
+    def idle(self):
+        return self.size - len(self.held)
+
+    @property
+    def seats(self):
+        runs = [job.run for job in self.held]
+        return tuple(Seat(str(n), "none", run) for n, run in enumerate([*runs, *[None] * (self.size - len(runs))]))
+
+    def submit(self, job):
+        assert self.idle
+        self.held.append(job)
+        self.most = max(self.most, len(self.held))
+
+    def wait(self, seconds=None):
+        if seconds:  # the driver has nothing else to do
+            self.job, self.curve = self.held.pop(0), ((END, 3.0),)
+            yield self._record()
 
 
 class Kept:

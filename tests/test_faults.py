@@ -157,7 +157,7 @@ class Ready(Scripted):
             yield from super().wait(seconds)
 
 
-@pytest.mark.parametrize("call", range(0, 48, 5))
+@pytest.mark.parametrize("call", range(0, 24, 3))
 def test_a_search_that_is_asked_to_end_records_what_has_ended_and_begins_nothing(call):
     given, calls = [], iter(range(10**6))
 

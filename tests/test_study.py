@@ -6,6 +6,7 @@ from lpanas.search.ledger import NOISE, SEARCH, open_ledger
 from lpanas.search.proxy import Advanced
 from lpanas.search.study import search
 from making import plain, stop_at, tiny_space
+from scripted import Crowd, Kept
 
 BANDS = "vary.bands=2"
 PLAN = [*(f"trial-{number}" for number in range(6)), "noise-0"]
@@ -188,3 +189,38 @@ def test_a_budget_without_room_for_the_four_arms_is_refused():
     with pytest.raises(UserError, match=r"search.trials: .*4, found 3"):
         tiny_space("search.trials=3")
     assert tiny_space("search.trials=4").search.trials == 4
+
+
+FOUR = "vary.ranks={q: [dense, 1/4], k: [dense, 1/4], v: [dense, 1/4], gate: [dense, 1/4]}"
+CROWD = (BANDS, FOUR, "search.trials=60", "search.sampler=random", "search.rungs=0")
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 0), (15, 0), (16, 1), (40, 2)])
+def test_of_many_workers_one_in_sixteen_has_a_job_made_before_it_asks(workers, ahead):
+    ready = []
+    state = Kept().search(*CROWD, executor=Crowd(workers), watch=lambda state: ready.append(len(state.ready)))
+    assert max(ready) == ahead
+    assert (state.done, len(state.ready)) == (state.planned, 0)
+    assert len({record.run for record in state.records}) == 60
+
+
+@pytest.mark.parametrize("done", [1, 15, 30])
+def test_a_job_that_was_made_ahead_is_trained_by_the_next_call(done):
+    study, executor = Kept(), Crowd(40)
+    waiting = set()
+
+    def watch(state):
+        waiting.update(job.run for job in state.ready)
+        stop_at(done)(state)
+
+    with pytest.raises(KeyboardInterrupt):
+        study.search(*CROWD, executor=executor, watch=watch)
+    state = study.search(*CROWD, executor=Crowd(40))
+    assert waiting <= {record.run for record in state.records}
+    assert (state.done, len({record.run for record in state.records})) == (state.planned, 60)
+
+
+def test_jobs_that_are_made_ahead_keep_to_the_tokens():
+    state = Kept().search(*CROWD, "search.tokens=32e3", executor=Crowd(40))
+    assert state.tokens == 32_000
+    assert len(state.ready) == 0

@@ -1,12 +1,13 @@
 """A search of 40 short runs, hit at random: what is lost?
 
     python tests/benchmarks/faults.py [--seed N] [--kills 20] [--drivers 5] [--stops 2] [--workers 1] [--minutes 10]
-        [--storage URL] [--event COMMAND ...] [--nodes 1] [-- MORE WORDS OF lpanas search]
+        [--postgres | --storage URL] [--nodes 1] [--event COMMAND ...] [-- MORE WORDS OF lpanas search]
 
 Runs `lpanas search` once undisturbed and once while, at moments drawn from the seed, its workers are killed (SIGKILL) and
 stopped (SIGSTOP: they hang), its driver is killed and started again with the same command, its disk is full for some seconds
-(a tmpfs that is filled; where none may be mounted, a limit on the size of files) and each COMMAND is run once (say, one that
-restarts the PostgreSQL server of URL, or ends a Ray node). Then it says what it checked; exit code 1: something is wrong.
+(a tmpfs that is filled; where none may be mounted, a limit on the size of files), its PostgreSQL server (--postgres: one of our
+own) is away for 3 s, and each COMMAND is run once (say, one that ends a Ray node). Then it says what it checked; exit code 1:
+something is wrong.
 
 With --nodes N the searches run on a Ray of two nodes with a core each (with --workers 2 on both), and N times during the second
 one a node is lost and another joins.
@@ -18,6 +19,7 @@ who is stopped, only candidates that ended well in both are compared, and their 
 """
 
 import argparse
+import atexit
 import fcntl
 import os
 import resource
@@ -29,7 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -37,12 +39,16 @@ from typing import Self
 
 from lpanas.lpa.config import UserError
 from lpanas.search.checkpoints import CHECKPOINTS
-from lpanas.search.folder import DATABASE, LOCK, storage_url, study_name
-from lpanas.search.ledger import Ledger, open_ledger
+from lpanas.search.folder import LOCK, storage_url, study_name
+from lpanas.search.ledger import open_ledger
 from lpanas.search.presets import load_space
 from lpanas.search.proxy import Record
-from lpanas.search.results import Results
-from optuna.exceptions import StorageInternalError
+from lpanas.search.results import Results, read_study
+from lpanas.search.space import Space
+from optuna.trial import FrozenTrial
+
+sys.path.append(str(Path(__file__).parents[1]))
+from postgres import Postgres
 
 SPACE = f"""
 name: faults
@@ -86,8 +92,9 @@ class Search:
     snapshots: dict[str, str] = field(default_factory=dict)
     """Every record as it was first seen."""
     changed: set[str] = field(default_factory=set)
-    opened: Ledger | None = None
     on_ray: bool = False
+    records: list[Record] = field(default_factory=list)
+    """As they were last seen."""
     slowest_end: float = 0.0
     """Seconds that the processes of a killed driver took to end."""
 
@@ -138,28 +145,22 @@ class Search:
         parents = group(self.driver.pid) if self.driver is not None else {}
         return sorted(pid for pid, parent in parents.items() if self.driver and parents.get(parent) == self.driver.pid)
 
-    def ledger(self) -> Ledger | None:
-        """The study, once there is one."""
-        if self.opened is None and (self.storage is not None or (self.folder / DATABASE).exists()):
-            space, url = load_space(self.words[0], []), self.storage or storage_url(self.folder)
-            with suppress(UserError):  # it is being made
-                self.opened = open_ledger(space, url, study_name(self.folder, self.storage), create=False)
-        return self.opened
-
     def look(self) -> list[Record]:
         """The records by now, compared with those seen before."""
-        ledger = self.ledger()
-        try:
-            records = [] if ledger is None else [record for kind in ledger.studies for record in ledger.records(kind)]
-        except StorageInternalError:  # a server that is being restarted
-            self.opened = None
-            time.sleep(0.5)
-            return self.look()
-        for record in records:
+        with suppress(UserError):  # the study is being made, or its server is away
+            found = read_study(self.folder, self.storage)
+            self.records = [*found.records, *found.seeds]
+        for record in self.records:
             text = self.snapshots.setdefault(record.run, record.model_dump_json())
             if text != record.model_dump_json():
                 self.changed.add(record.run)
-        return records
+        return self.records
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials of its studies, as Optuna reads them."""
+        space, url = load_space(self.words[0], []), self.storage or storage_url(self.folder)
+        with closing(open_ledger(space, url, study_name(self.folder, self.storage), create=False)) as ledger:
+            return [trial for study in ledger.studies.values() for trial in ledger.storage.get_all_trials(study)]
 
 
 def is_actor(pid: int) -> bool:
@@ -268,9 +269,7 @@ def plain(record: Record) -> Record:
 
 
 def check(undisturbed: list[Record], search: Search, planned: int, workers: int, events_left: int) -> Verdicts:
-    records, ledger = search.look(), search.ledger()
-    assert ledger is not None
-    trials = [trial for study in ledger.studies.values() for trial in study.get_trials()]
+    records, trials, space = search.look(), search.trials(), load_space(search.words[0], [])
     runs = Counter(record.run for record in records)
     ended = sum(trial.state.is_finished() and "record" in trial.user_attrs for trial in trials)
     statuses = ", ".join(f"{count} {status}" for status, count in Counter(record.status for record in records).items())
@@ -285,7 +284,7 @@ def check(undisturbed: list[Record], search: Search, planned: int, workers: int,
         yield same, "all records are those of the undisturbed search, to the last bit"
     both = [{key(one): one for one in found if one.status == "complete"} for found in (undisturbed, records)]
     common = both[0].keys() & both[1].keys()
-    fronts = [[key(one) for one in front([found[each] for each in sorted(common)], ledger)] for found in both]
+    fronts = [[key(one) for one in front([found[each] for each in sorted(common)], space)] for found in both]
     curves = all(both[0][each].curve == both[1][each].curve for each in common)
     where = f"over the {len(common)} candidates that ended well in both ({len(both[0])} and {len(both[1])} did)"
     yield fronts[0] == fronts[1] and curves, f"the front, {len(fronts[0])} records, is the undisturbed search's, {where}"
@@ -295,8 +294,8 @@ def key(record: Record) -> str:
     return f"{record.model.model_dump_json()} {record.seed}"
 
 
-def front(records: list[Record], ledger: Ledger) -> list[Record]:
-    return Results(ledger.space, records, []).front
+def front(records: list[Record], space: Space) -> list[Record]:
+    return Results(space, records, []).front
 
 
 def nothing_is_left(search: Search, shared: set[str], temporary: Path) -> Verdicts:
@@ -342,6 +341,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--stops", type=int, default=2, help="of workers, which then hang")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10.0, help="after which the disturbed search is given up")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL server of our own, which is restarted once")
     parser.add_argument("--storage", help="a server's URL instead of the folder's own file")
     parser.add_argument("--event", action="append", default=[], help="a command that is run once during the search")
     parser.add_argument("--nodes", type=int, default=0, help="of a Ray that are lost, each once; the searches run on it")
@@ -352,6 +352,11 @@ def options() -> argparse.Namespace:
 def main() -> None:
     options_ = options()
     random = Random(options_.seed)
+    server = Postgres() if options_.postgres else None
+    if server is not None:
+        server.start()
+        atexit.register(server.close)
+        options_.storage = server.database("faults")
     with tempfile.TemporaryDirectory() as home_name, small_disk(Path(home_name) / "disk") as mounted:
         home = Path(home_name)
         (home / "faults.yaml").write_text(SPACE)
@@ -379,6 +384,7 @@ def main() -> None:
             *[("the driver is killed and started again", search.kill)] * options_.drivers,
             (f"the disk is full ({'tmpfs' if mounted else 'limit on files'})", lambda: fill(search, mounted)),
             *([("a Ray node is lost, and another joins", ray.lose)] * options_.nodes if ray else []),
+            *([("the PostgreSQL server is away for 3 s", lambda: server.restart(3.0))] if server else []),
             *[(command, lambda command=command: subprocess.run(command, shell=True, check=True)) for command in options_.event],
         ]
         random.shuffle(events)

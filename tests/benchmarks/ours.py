@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
+from lpanas.search.executor import Seat
 from lpanas.search.ledger import NOISE, Ledger
 from lpanas.search.proxy import Advanced, Job, Record
 from lpanas.search.study import search
@@ -25,6 +26,11 @@ class LookupExecutor:
     def idle(self) -> int:
         """See Executor."""
         return int(self.job is None)
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """See Executor."""
+        return (Seat("0", "none", self.job.run if self.job else None),)
 
     def submit(self, job: Job) -> None:
         """See Executor."""

@@ -1,0 +1,77 @@
+"""Looking at a study that another process drives."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..lpa.config import UserError
+from . import live
+from .results import Results, read_study
+
+EVERY = 1.0
+"""Seconds from one look to the next."""
+SHARE = 0.2
+"""Of the time that may be spent with reading the storage: 5,000 trials take seconds."""
+ANYWAY = 60.0
+"""Seconds after which the storage is read anew, whatever the driver says (assumption)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to be seen of a study."""
+
+    moment: live.Moment | None
+    """The last that a driver has written."""
+    found: Results
+    note: str = ""
+    """What the viewer should know about the driver or the storage; empty when all is well."""
+
+
+def views(folder: Path, url: str | None = None) -> Iterator[View]:
+    """What there is to be seen of a study, each time it is asked for; never ends. The storage is read when the driver says that
+    a run has ended, and for no more than SHARE of the time. Raises UserError when there is no study."""
+    found, read_at, took, done = None, 0.0, 0.0, None
+    trouble = ""
+    while True:
+        moment = live.read(folder)
+        now = time.monotonic()
+        changed = found is None or (moment is not None and moment.done != done) or now - read_at > ANYWAY
+        if changed and (found is None or now - read_at > took / SHARE):
+            try:
+                found, trouble = read_study(folder, url), ""
+                done = moment and moment.done
+            except UserError as error:
+                if found is None:
+                    raise
+                trouble = str(error)
+            read_at = time.monotonic()
+            took = read_at - now
+        assert found is not None
+        yield View(moment, found, trouble or silence(moment))
+
+
+def silence(moment: live.Moment | None) -> str:
+    """What is to be said of a driver that does not write; nothing when it does, or has said that it ends."""
+    if moment is None:
+        return "nobody has searched here with a version that says how it goes"
+    if moment.is_over:
+        return "" if moment.phase == "ended" else "stopped; the same search command goes on from here"
+    silent = time.time() - moment.time
+    if moment.host == socket.gethostname() and not _lives(moment.process):
+        return f"the search's process {moment.process} has ended without a word; the same search command goes on from here"
+    if silent > live.SILENT:
+        return f"no word from the search's process {moment.process} on {moment.host} for {silent:.0f} s"
+    return ""
+
+
+def _lives(process: int) -> bool:
+    with suppress(PermissionError):  # another user's
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+    return True

@@ -1,0 +1,99 @@
+import os
+import signal
+import socket
+import subprocess
+import time
+from itertools import islice
+
+import pytest
+import yaml
+from lpanas.lpa.config import override, parse_yaml
+from lpanas.search import live
+from lpanas.search.watch import silence, views
+from making import TINY
+from test_kill import start
+
+
+def moment(**changes):
+    told = {"name": "tiny", "phase": "searching", "process": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+    counts = {"seconds": 9.0, "left": None, "done": 0, "tokens": 0, "exhausted": False, "workers": ()}
+    return live.Moment(**told | counts | changes)
+
+
+def ended_process():
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"phase": "ended", "time": 0.0}, ""),
+        ({"phase": "stopped", "time": 0.0}, "stopped; the same search command goes on"),
+        ({"time": time.time() - 100, "host": "elsewhere"}, "no word from the search's process"),
+        ({"process": ended_process()}, "has ended without a word"),
+        ({"process": ended_process(), "host": "elsewhere"}, ""),
+    ],
+)
+def test_what_is_said_of_a_driver_is_what_it_does(changes, words):
+    said = silence(moment(**changes))
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+@pytest.fixture
+def slow(pages, tmp_path):
+    """A space whose runs take a second or two each."""
+    settings = ["proxy.tokens=40000", "proxy.evals=20", "search.workers=2"]
+    raw = override(parse_yaml(TINY, "tiny.yaml"), settings)
+    raw["proxy"]["data"] = {"source": "text", "text": list(pages.text), "valid_tokens": 256, "max_epochs": None}
+    path = tmp_path / "slow.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_a_running_search_is_seen_until_its_driver_is_killed(slow, tmp_path, call):
+    out = tmp_path / "study"
+    driver = start(slow, out)
+    try:
+        limit = time.monotonic() + 60
+        while not (out / live.LIVE).exists() and time.monotonic() < limit:
+            time.sleep(0.1)
+        seen = set()
+        for view in views(out):
+            seen |= {worker.run for worker in view.moment.workers if worker.tokens_per_second}
+            if (view.found.records and len(seen) > 2) or time.monotonic() > limit:
+                break
+            time.sleep(0.1)
+        assert len(seen) > 2
+        code, shown, _ = call("watch", out, "--terminal")
+        assert code == 0
+        assert "of 7 runs" in shown
+        assert "tokens/s" in shown
+        assert "trial-0" in shown
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    view = next(views(out))
+    assert f"process {driver.pid} has ended without a word" in view.note
+    assert view.found.records
+
+
+def test_a_search_that_has_ended_is_shown_once(slow, tmp_path, call):
+    out = tmp_path / "study"
+    assert call("search", slow, "--out", out, "--set", "proxy.tokens=640")[0] == 0
+    code, shown, _ = call("watch", out, "--terminal")
+    assert code == 0
+    assert "7 of 7 runs" in shown
+    assert "ended after" in shown
+    before = (out / "study.db").read_bytes()
+    assert all(view.note == "" for view in islice(views(out), 3))
+    assert (out / "study.db").read_bytes() == before
+
+
+def test_a_folder_without_a_study_is_one_line(call, tmp_path):
+    code, shown, said = call("watch", tmp_path)
+    assert (code, shown, said.count("\n")) == (2, "", 1)
+    assert "holds no study" in said

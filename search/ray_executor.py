@@ -123,7 +123,8 @@ class RayExecutor:
         share = "a GPU" if self.need["GPU"] == 1 else f"{self.need['GPU']:g} of a GPU"
         device = f"Ray, {share}" if self.need["GPU"] else "Ray, cpu"
         return tuple(
-            Seat(f"actor {number}", device, worker.job and worker.job.run) for number, worker in enumerate(self.workers)
+            Seat(f"actor {number}", device, worker.job.run if worker.job else None)
+            for number, worker in enumerate(self.workers)
         )
 
     def submit(self, job: Job) -> None:

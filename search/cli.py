@@ -42,7 +42,7 @@ def _folder(word: str) -> Path:
     return Path(word)
 
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")]
+Directory = Annotated[Path, typer.Argument(parser=_folder, metavar="DIR", help="A study's folder.")]
 Out = Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Folder of results.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. seed=1.")]
 Place = Literal["local", "ray"]
@@ -96,7 +96,7 @@ def _is_of_storage(error: Exception) -> bool:
 def _search(space: str, out: Path | None, where: Place, storage: str | None, settings: list[str]) -> None:
     from ..lpa.data import check_fits
     from ..lpa.prepare import open_shards
-    from . import folder, preparing, study
+    from . import folder, live, preparing, study
     from .checkpoints import CHECKPOINTS
     from .executor import Setup
     from .presets import load_space
@@ -107,16 +107,16 @@ def _search(space: str, out: Path | None, where: Place, storage: str | None, set
     with preparing.progress() as watch_data:
         shards = open_shards(loaded.proxy.data, watch_data)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
-    with folder.held(place):
+    with folder.held(place), live.written(place) as write:
         setup = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, loaded.search) as executor:
-            from . import live, terminal  # what the end needs is imported while the workers start
+            from . import screen, terminal  # what the end needs is imported while the workers start
             from .export import export
             from .report import write_report
             from .results import results
 
             study_of = folder.driven(place, loaded, shards.content, storage)
-            with study_of as ledger, terminal.progress() as draw, live.written(place) as write, Interrupt() as interrupt:
+            with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
 
                 def watch(state: study.State) -> None:
                     state.stopping = interrupt.signal != 0
@@ -171,17 +171,21 @@ def watch(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="The first free one from 8080 on when left out.")] = None,
 ) -> None:
     """Look at a search that runs elsewhere: here, and in optuna-dashboard where that is installed. Ctrl-C ends the looking."""
-    from . import terminal, watch
+    from . import screen, watch
+    from .terminal import console
 
-    looking = watch.views(directory, storage)
-    first = next(looking)
+    if terminal_only and port is not None:
+        raise UserError("--port: with --terminal nothing is served")
     with suppress(KeyboardInterrupt), ExitStack() as opened:
-        copy = None if terminal_only else _dashboard(first, port)
+        looking = watch.views(directory, storage)
+        first, copy = next(looking), None
+        if not terminal_only and (port is not None or console.is_terminal):
+            copy = _dashboard(first, port)
         if copy is not None:
             from .dashboard import served
 
-            terminal.console.print(f"optuna-dashboard: {opened.enter_context(served(copy, host, port))}", markup=False)
-        terminal.show_views(chain([first], looking), copy)
+            console.print(f"optuna-dashboard: {opened.enter_context(served(copy, host, port))}", markup=False)
+        screen.show_views(chain([first], looking), copy)
 
 
 def _dashboard(first: "View", port: int | None) -> "Copy | None":

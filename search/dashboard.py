@@ -1,5 +1,7 @@
 """A study in optuna-dashboard: a copy in memory, with our figures, that nobody's click can change on the disk."""
 
+import errno
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Container, Generator, Iterable
@@ -143,6 +145,8 @@ def _bind(copy: Copy, host: str, port: int | None) -> WSGIServer:
         try:
             return make_server(host, attempt, copy.application, server_class=_Server, handler_class=_Quiet)
         except (OSError, OverflowError) as error:
-            if port is not None or attempt == PORT + PORTS:
+            if isinstance(error, socket.gaierror):
+                raise UserError(f"--host {host}: {error.strerror}") from None
+            if port is not None or attempt == PORT + PORTS or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
                 raise UserError(f"--host {host} --port {attempt}: cannot be listened at: {error}") from None
     raise AssertionError

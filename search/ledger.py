@@ -16,7 +16,7 @@ from ..lpa.config import UserError
 from . import lease
 from .proxy import Job, Record
 from .space import Space
-from .storage import FAILURES, attributes, failed, open_storage, patiently, write_params
+from .storage import FAILURES, attributes, failed, has_tables, open_storage, patiently, shown, write_params
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Ledger:
                     break
             with suppress(DuplicatedStudyError):  # another search was faster
                 return self.storage.create_new_study([StudyDirection.MINIMIZE] * objectives, name)
-        raise UserError(f"there is no study '{name}' in the storage")
+        raise no_study(self.name, self.url)
 
     @contextmanager
     def held(self) -> Generator[None]:
@@ -180,11 +180,18 @@ class Ledger:
 def open_ledger(space: Space, url: str, name: str, *, create: bool = True) -> Ledger:
     """The ledger in a storage by its URL. Raises UserError when the storage cannot be opened, or holds no such study and none
     is to be made."""
+    if not create and not has_tables(url):  # they would be made
+        raise no_study(name, url)
     storage = open_storage(url)
     try:
         return Ledger(space, storage, name, url, create=create)
     except FAILURES as error:
         raise failed(url, error) from None
+
+
+def no_study(name: str, url: str) -> UserError:
+    """There is nothing to be read."""
+    return UserError(f"--storage {shown(url)}: there is no study '{name}' in it")
 
 
 def _run(trial_id: int, state: str, texts: dict[str, Any]) -> _Run | None:

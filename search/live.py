@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from ..lpa.config import Config
+from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
 from .proxy import Record
 from .study import State, Watcher
 
-Phase = Literal["searching", "stopping", "stopped", "ended"]
-"""stopping: the user has asked for the end; stopped: before the budget was spent."""
+Phase = Literal["starting", "searching", "stopping", "stopped", "ended"]
+"""starting: again, no run has begun; stopping: the user has asked for the end; stopped: before the budget was spent."""
 
 LIVE = "live.json"
 EVERY = 1.0
@@ -76,14 +76,19 @@ class Moment(Config):
 @contextmanager
 def written(folder: Path) -> Generator[Watcher]:
     """A watcher that writes the moments of a search into its folder, about one a second, and how it ended; a disk that is full
-    or slow costs it nothing else."""
-    last, at = None, -math.inf
+    or slow costs it nothing else. Where an earlier call has left a moment, that this one starts is written at once."""
+    last, at, before = None, -math.inf, None
+    with suppress(UserError):
+        before = read(folder)
+    if before is not None:
+        now = {"process": os.getpid(), "host": socket.gethostname(), "time": time.time(), "seconds": 0.0, "left": None}
+        _write(folder, before.change(**now, phase="starting", workers=()))
 
     def watch(state: State) -> None:
         nonlocal last, at
         last = state
         if time.monotonic() - at >= EVERY:
-            _write(folder, state, "stopping" if state.stopping else "searching")
+            _write(folder, moment(state, "stopping" if state.stopping else "searching"))
             at = time.monotonic()
 
     phase: Phase = "stopped"
@@ -91,22 +96,28 @@ def written(folder: Path) -> Generator[Watcher]:
         yield watch
         phase = "ended"
     finally:
-        if last is not None:
-            _write(folder, last, phase)
+        told = before if last is None else moment(last, phase)
+        if told is not None:
+            _write(folder, told)
 
 
-def _write(folder: Path, state: State, phase: Phase) -> None:
+def _write(folder: Path, told: Moment) -> None:
     with suppress(OSError):
-        replace_text(folder / LIVE, moment(state, phase).model_dump_json() + "\n", sync=False)
+        replace_text(folder / LIVE, told.model_dump_json() + "\n", sync=False)
 
 
 def read(folder: Path) -> Moment | None:
-    """The last moment that a driver has written; None when there is none. Raises UserError when it is not one of ours."""
+    """The last moment that a driver has written; None when there is none. Raises UserError when it cannot be read."""
+    path = folder / LIVE
     try:
-        text = (folder / LIVE).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    return Moment.parse_json(text, str(folder / LIVE))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is no text") from None
+    return Moment.parse_json(text, str(path))
 
 
 def moment(state: State, phase: Phase) -> Moment:
@@ -118,7 +129,7 @@ def moment(state: State, phase: Phase) -> Moment:
         host=socket.gethostname(),
         time=time.time(),
         seconds=time.monotonic() - state.started,
-        left=seconds_left(state),
+        left=None if phase in ("stopped", "ended") else seconds_left(state),
         done=state.done,
         tokens=state.tokens,
         exhausted=state.exhausted,

@@ -177,8 +177,11 @@ def results(space: Space, ledger: Ledger) -> Results:
 
 def read_study(folder: Path, url: str | None = None) -> Results:
     """What a study's folder holds: from its storage, or from records.jsonl where there is none. Raises UserError."""
-    if not (folder / SPACE).is_file():
-        raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
+    try:
+        if not (folder / SPACE).is_file():
+            raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
     space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
     if url or (folder / DATABASE).exists():
         name = study_name(folder, url)

@@ -1,6 +1,7 @@
 """An Optuna storage by its URL, and patience with one that does not answer."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -12,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import column, delete, insert, select, table
+from sqlalchemy import column, create_engine, delete, insert, inspect, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
@@ -58,6 +59,21 @@ def open_storage(url: str) -> RDBStorage:
                     raise
                 time.sleep(1.0)
         return _storage(url, options)
+    except FAILURES as error:
+        raise failed(url, error) from None
+
+
+def has_tables(url: str) -> bool:
+    """Whether there is a storage of Optuna's, without making one. Raises UserError when that cannot be seen."""
+    try:
+        parts = make_url(url)
+        if parts.get_backend_name() == "sqlite" and parts.database and not os.path.exists(parts.database):
+            return False
+        engine = create_engine(url, connect_args=_connect_args(url))
+        try:
+            return inspect(engine).has_table("studies")
+        finally:
+            engine.dispose()
     except FAILURES as error:
         raise failed(url, error) from None
 

@@ -71,6 +71,8 @@ class State:
         and nothing else happens."""
         run, reason = fault.record.run, fault.record.reason
         job = self.running[run]
+        for told in (self.progress, self.curves):  # the other attempt tells it again
+            told.pop(run, None)
         self.lost += fault.record.measured is None
         if self.done == self.done_before and self.lost > MOST_LOST:
             raise UserError(f"no run has ended and {MOST_LOST} workers have died, the last one of {run}: {reason}")

@@ -1,118 +1,24 @@
-"""The same results in a terminal: progress while a search runs, one screen at its end, what `show` prints."""
+"""The same results in a terminal: one screen at the end of a search, what `show` prints."""
 
-import math
 import sys
-import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live as RichLive
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.model import ModelConfig
 from ..lpa.placement import PROJECTIONS
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
-from . import live
 from .budget import ARMS
 from .proxy import Record
 from .results import Results
 from .space import Space
-from .study import State, Watcher
-from .watch import EVERY, View
 
-if TYPE_CHECKING:
-    from .dashboard import Copy
-
-REFRESH = 0.25
-"""Seconds from one drawing of a search to the next, at least."""
 WIDTH = 120
 """Columns where there is no terminal to ask."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-
-
-@contextmanager
-def progress() -> Generator[Watcher]:
-    """A watcher that keeps a view of the search on a terminal, and stays silent elsewhere."""
-    with _screen() as show:
-        drawn = -math.inf
-
-        def watch(state: State) -> None:
-            nonlocal drawn
-            if console.is_terminal and time.monotonic() - drawn >= REFRESH:  # a driver may be told a thousand things a second
-                moment = live.moment(state, "stopping" if state.stopping else "searching")
-                show(View(moment, Results(state.space, state.records, state.noise)))
-                drawn = time.monotonic()
-
-        yield watch
-
-
-def show_views(views: Iterable[View], copy: "Copy | None") -> None:
-    """Show how a study goes on, until its driver has ended or for as long as there is a dashboard, which is kept up to date;
-    without a terminal once, and with a dashboard as long."""
-    with _screen() as show:
-        for one in views:
-            show(one)
-            if copy is not None:
-                copy.update(one.found, one.moment)
-            elif not console.is_terminal or one.moment is None or one.moment.is_over:
-                break
-            time.sleep(EVERY)
-    console.print(_view(one))
-
-
-@contextmanager
-def _screen() -> Generator[Callable[[View], None]]:
-    """What shows a view in the place of the one before, or nothing where there is no terminal."""
-    if not console.is_terminal:
-        yield lambda view: None
-        return
-    with RichLive(console=console, auto_refresh=False, transient=True) as shown:
-        yield lambda view: shown.update(_view(view), refresh=True)
-
-
-def _view(view: View) -> RenderableType:
-    """How far the search is, its workers, the front."""
-    found, moment = view.found, view.moment
-    best = min((record.loss_nats for record in found.complete if record.loss_nats is not None), default=None)
-    done = moment.done if moment is not None else len(found.records) + len(found.seeds)
-    line = f"{found.space.name}: {done} of {found.space.search.planned} runs, {len(found.front)} on the front"
-    line += f", best loss {best:.4f} nats" if best is not None else ""
-    line += f"; {_times(moment)}" if moment is not None else ""
-    workers = _table("worker", "device", "run", "tokens", "%", "loss_nats", "tokens/s", "placement")
-    for one in moment.workers if moment is not None else ():
-        workers.add_row(one.worker, one.device, *_training(one))
-    room = max(5, console.height - workers.row_count - 8)  # lines of titles and heads; placements may take more
-    front = _records("The front, lowest loss first", found, found.front[:room])
-    more = f"and {len(found.front) - room} more" if len(found.front) > room else ""
-    shown = [(workers, workers.row_count), (front, found.front), (Text(more), more), (Text(view.note), view.note)]
-    return Group(Text(line), *(part for part, is_there in shown if is_there))
-
-
-def _training(one: live.Running) -> tuple[str, ...]:
-    """The cells of a worker's run."""
-    if one.run is None:
-        return ("idle", "", "", "", "", "")
-    loss = "" if one.loss_nats is None else f"{one.loss_nats:.4f}"
-    speed = "" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}"
-    run = one.run if one.attempt == 1 else f"{one.run} (attempt {one.attempt})"
-    return (run, f"{one.tokens:,}", f"{one.tokens / one.of:.0%}", loss, speed, one.placement)
-
-
-def _times(moment: live.Moment) -> str:
-    so_far = f"{_duration(moment.seconds)} so far"
-    match moment.phase:
-        case "searching":
-            left = "time left not known yet" if moment.left is None else f"about {_duration(moment.left)} left"
-            return f"{so_far}, {left}"
-        case "stopping":
-            return f"{so_far}, stopping"
-        case _:
-            return f"{moment.phase} after {_duration(moment.seconds)}"
 
 
 def print_results(found: Results, paths: dict[str, object]) -> None:
@@ -211,7 +117,7 @@ def print_progress(progress: Progress, steps: int) -> None:
     valid = "" if progress.valid_loss_nats is None else f", validation {progress.valid_loss_nats:.4f} nats"
     console.print(
         f"step {progress.step:,} of {steps:,}, {progress.tokens:,} tokens: {progress.train_loss_nats:.4f} nats{valid}, "
-        f"{_duration(progress.seconds)}"
+        f"{duration(progress.seconds)}"
     )
 
 
@@ -231,13 +137,14 @@ def _ranks(model: ModelConfig) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        figures = name.startswith(("loss", "against", "flops", "params", "memory", "tokens", "%", "d_ff"))
+        figures = name.startswith(("loss", "against", "flops", "params", "memory", "d_ff"))
         last = name.startswith("placement")
         table.add_column(name, justify="right" if figures else "left", no_wrap=not last, overflow="fold")
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Of two units, the larger first."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

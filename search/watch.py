@@ -35,9 +35,9 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
     """What there is to be seen of a study, each time it is asked for; never ends. The storage is read when the driver says that
     a run has ended, and for no more than SHARE of the time. Raises UserError when there is no study."""
     found, read_at, took, done = None, 0.0, 0.0, None
-    trouble = ""
+    moment, trouble, missing = None, "", ""
     while True:
-        moment = live.read(folder)
+        moment, missing = _look(folder, moment)
         now = time.monotonic()
         changed = found is None or (moment is not None and moment.done != done) or now - read_at > ANYWAY
         if changed and (found is None or now - read_at > took / SHARE):
@@ -51,7 +51,16 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
             read_at = time.monotonic()
             took = read_at - now
         assert found is not None
-        yield View(moment, found, trouble or silence(moment))
+        yield View(moment, found, trouble or missing or silence(moment))
+
+
+def _look(folder: Path, before: live.Moment | None) -> tuple[live.Moment | None, str]:
+    """The last moment, and why it is the one before; a disk that fails for a while ends no looking."""
+    try:
+        moment = live.read(folder)
+    except UserError as error:
+        return before, str(error)
+    return (before, f"{folder / live.LIVE}: is gone") if moment is None and before is not None else (moment, "")
 
 
 def silence(moment: live.Moment | None) -> str:

@@ -90,6 +90,11 @@ def test_it_is_not_served_any_more_when_the_looking_has_ended(copy):
     assert not [thread for thread in threading.enumerate() if "serve_forever" in thread.name]
 
 
+def test_a_host_that_is_none_is_one_line(copy):
+    with pytest.raises(UserError, match=r"^--host nonsense\.invalid: "), served(copy, "nonsense.invalid"):
+        pass
+
+
 def test_a_port_that_is_taken_is_one_line_and_a_free_one_is_found_without(copy):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -68,7 +68,7 @@ def test_a_running_search_is_seen_until_its_driver_is_killed(slow, tmp_path, cal
                 break
             time.sleep(0.1)
         assert len(seen) > 2
-        code, shown, _ = call("watch", out, "--terminal")
+        code, shown, _ = call("watch", out)
         assert code == 0
         assert "of 7 runs" in shown
         assert "tokens/s" in shown
@@ -93,7 +93,48 @@ def test_a_search_that_has_ended_is_shown_once(slow, tmp_path, call):
     assert (out / "study.db").read_bytes() == before
 
 
-def test_a_folder_without_a_study_is_one_line(call, tmp_path):
-    code, shown, said = call("watch", tmp_path)
-    assert (code, shown, said.count("\n")) == (2, "", 1)
-    assert "holds no study" in said
+def test_a_search_that_is_started_again_says_so_at_once_and_what_it_was_when_that_fails(slow, tmp_path, call):
+    out = tmp_path / "study"
+    assert call("search", slow, "--out", out, "--set", "proxy.tokens=640")[0] == 0
+    with live.written(out):
+        assert live.read(out).phase == "starting"
+    assert live.read(out).phase == "ended"
+
+
+@pytest.mark.parametrize("broken", [b"{", b"\xff", b"{}", None])
+def test_a_moment_that_cannot_be_read_is_a_note(slow, tmp_path, call, broken):
+    out = tmp_path / "study"
+    assert call("search", slow, "--out", out, "--set", "proxy.tokens=640")[0] == 0
+    looking = views(out)
+    seen = next(looking)
+    (out / live.LIVE).unlink()
+    if broken is not None:
+        (out / live.LIVE).write_bytes(broken)
+    view = next(looking)
+    assert view.moment == seen.moment
+    assert live.LIVE in view.note
+    assert call("watch", out)[0] == 0
+
+
+@pytest.mark.parametrize("where", ["", "file", "folder"])
+def test_what_holds_no_study_is_one_line(call, tmp_path, where):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for command in ("watch", "report", "export"):
+        code, shown, said = call(command, where and tmp_path / where)
+        assert (code, shown, said.count("\n")) == (2, "", 1)
+        assert ("holds no study" in said) or not where
+
+
+def test_looking_makes_no_storage(slow, tmp_path, call):
+    out, other = tmp_path / "study", tmp_path / "other.db"
+    assert call("search", slow, "--out", out, "--set", "proxy.tokens=640")[0] == 0
+    for command in ("watch", "report", "export"):
+        code, _, said = call(command, out, "--storage", f"sqlite:///{other}")
+        assert (code, said.count("\n")) == (2, 1)
+        assert "there is no study 'study' in it" in said
+        assert not other.exists()
+
+
+def test_a_port_is_refused_where_nothing_is_served(tmp_path, call):
+    assert call("watch", tmp_path, "--terminal", "--port", "8080")[0] == 2

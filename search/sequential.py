@@ -3,7 +3,8 @@
 The total error that may be spent by a look follows Lan and DeMets (1983, Biometrika 70:659) with their function like O'Brien
 and Fleming's; what that leaves for the p of this look is found exactly for Student's t, at any number of seeds, not by the
 normal limit: with 3 to 20 seeds that one errs too often (tests/test_sequential.py). For differences that are normal
-the error is alpha at a mean on the bound, and below alpha beyond it, as a shift moves every t the same way.
+the error is alpha at a mean on the bound, and below alpha beyond it, as a shift moves every t the same way. For heavy tails it
+is below alpha, too, but not for skew ones: paired differences of arms with one kind of noise are symmetric.
 
 Why one dimension is enough: while the mean is on the bound, the sum of squares Q of n differences is complete and sufficient
 for the deviation, so by Basu's theorem it is independent of all the t so far, and they are a Markov chain. With S the sum, its

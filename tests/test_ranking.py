@@ -54,8 +54,10 @@ def test_the_order_is_what_counts_not_the_level_nor_what_the_arms_share(kind, or
 
 
 def test_too_few_seeds_or_arms_say_nothing():
-    assert rank_correlation(runs(ARMS, 1, 0), runs(ARMS, 5, 1)).interval is None
-    assert rank_correlation(runs(ARMS, 1, 0), runs(ARMS, 5, 1)).value is not None
+    for few in (1, 2):
+        found = rank_correlation(runs(ARMS, few, 0), runs(ARMS, 5, 1))
+        assert found.interval is None
+        assert found.value is not None
     assert rank_correlation(runs(ARMS[:1], 5, 0), runs(ARMS[:1], 5, 1)).value is None
 
 
@@ -68,7 +70,7 @@ def test_more_seeds_narrow_the_interval():
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [1, 0, 2, 4, 3], [4, 2, 3, 1, 0]])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 2, 3, 1, 0]])
 def test_the_interval_holds_the_correlation_of_the_true_means_at_least_as_often_as_it_says(seeds, order):
     studies, truth = 300, stats.spearmanr(ARMS, ARMS[order]).statistic
     held = 0

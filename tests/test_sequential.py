@@ -120,6 +120,14 @@ def test_on_the_wrong_side_of_the_bound_errors_are_rarer():
     assert np.mean(crossed(p, tuple(range(3, 11)), 0.05)) < 0.05 - margin(0.05)
 
 
+def test_t_bears_heavy_tails_but_not_skew_ones():
+    looks, random = tuple(range(3, 13)), np.random.default_rng(6)
+    for heavy in (random.standard_t(3, (STUDIES, 12)), random.laplace(size=(STUDIES, 12))):
+        assert np.mean(crossed(p_at_looks(heavy, 0.0, "less", looks), looks, 0.05)) <= 0.05
+    skew = random.exponential(size=(STUDIES, 12)) - 1
+    assert np.mean(crossed(p_at_looks(skew, 0.0, "less", looks), looks, 0.05)) > 0.1  # a limit of it, that is said
+
+
 @pytest.mark.parametrize("looks", [(3, 5, 8), tuple(range(4, 11, 2))])
 def test_sign_flips_err_with_at_most_alpha_even_if_the_tails_are_heavy(looks):
     x = np.random.default_rng(2).standard_t(2, (STUDIES, looks[-1]))

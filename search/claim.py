@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 
 from .sequential import crossed, p_at_looks
-from .statistics import Side, Test
+from .statistics import FLIPS_MOST, Side, Test
 
 Direction = Literal["better", "no worse", "equivalent"]
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
@@ -34,7 +34,7 @@ Family = Literal["confirms", "refutes", "matters"]
 
 @dataclass(frozen=True)
 class Plan:
-    """When to look and how often to be wrong; fixed before the runs."""
+    """When to look and how often to be wrong; fixed before the runs. Raises ValueError for what cannot be followed."""
 
     first: int = 3
     """Seeds at the first look, 2 or more."""
@@ -42,8 +42,8 @@ class Plan:
     """Seeds from a look to the next."""
     most: int = 12
     """Seeds at the last look: the error is spread over all up to it, so ending earlier spends less than alpha, and raising it
-    after a look is not allowed. With 12, an effect of 1 standard deviation is seen with power 0.92, after 8.5 seeds in the mean,
-    and one of 2 always, after 6 (one comparison, measured)."""
+    after a look is not allowed. With 12, an effect of 1 standard deviation is seen with power 0.92, after 8.5 seeds in the
+    mean, and one of 2 nearly always, after 6 (one comparison, 20,000 studies). With sign flips 40 at most."""
     alpha: float = 0.05
     """One-sided: of false confirmations, and as much of false refutations."""
     test: Test = "t"
@@ -54,6 +54,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not (2 <= self.first <= self.most and self.every >= 1 and 0 < self.alpha <= 0.25 and 0 < self.power < 1):
             raise ValueError(f"expected 2 <= first <= most, every >= 1, 0 < alpha <= 0.25 and 0 < power < 1, got {self}")
+        if self.test == "sign flip" and self.most > FLIPS_MOST:
+            raise ValueError(f"expected at most {FLIPS_MOST} seeds for sign flips, got {self.most}")
 
     @cached_property
     def looks(self) -> tuple[int, ...]:

@@ -8,7 +8,18 @@ import numpy as np
 
 from .claim import Comparison, Evidence, Plan, Shown, Verdict, family_of, gather, verdict_of
 from .sequential import LEVELS, repeated_interval, sequential_p
-from .statistics import Interval, bca_interval, deviation, holm, ppl_percent, sign_flip_p, t_interval, t_p, t_power
+from .statistics import (
+    FLIPS_MOST,
+    Interval,
+    bca_interval,
+    deviation,
+    holm,
+    ppl_percent,
+    sign_flip_p,
+    t_interval,
+    t_p,
+    t_power,
+)
 
 Effect = Literal["as much as matters", "less than matters", "unknown"]
 SEEDS_AT_MOST = 200
@@ -27,8 +38,8 @@ class Estimate:
     bca: Interval | None
     """Both of 95 %; None where they are not defined."""
     t_p: float | None
-    sign_flip_p: float
-    """Both one-sided, of what confirms; of two tests the larger."""
+    sign_flip_p: float | None
+    """Both one-sided, of what confirms; of two tests the larger. None where all are alike, or of too many seeds to flip."""
 
     @property
     def ppl_percent(self) -> float:
@@ -86,6 +97,7 @@ def findings(comparisons: Sequence[Comparison], differences: Sequence[np.ndarray
 def estimate(comparison: Comparison, differences: np.ndarray, seed: int = 0) -> Estimate:
     """differences: (n,) nats, n >= 2."""
     single = [t_p(differences, one.bound_nats, one.side) for one in comparison.confirms]
+    flippable = comparison.confirms if deviation(differences) and len(differences) <= FLIPS_MOST else ()
     return Estimate(
         n=len(differences),
         mean_nats=float(np.mean(differences)),
@@ -93,7 +105,7 @@ def estimate(comparison: Comparison, differences: np.ndarray, seed: int = 0) -> 
         t=t_interval(differences),
         bca=bca_interval(differences, seed=seed),
         t_p=max((p for p in single if p is not None), default=None),
-        sign_flip_p=max(sign_flip_p(differences, one.bound_nats, one.side) for one in comparison.confirms),
+        sign_flip_p=max((sign_flip_p(differences, one.bound_nats, one.side) for one in flippable), default=None),
     )
 
 

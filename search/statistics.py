@@ -20,6 +20,8 @@ Test = Literal["t", "sign flip"]
 ALIKE_NATS = 1e-12
 """A standard deviation up to this is rounding (losses of a few nats round at 1e-15): the seeds did not differ, so they say
 nothing of chance, and there is no t (assumption)."""
+FLIPS_MOST = 40
+"""Seeds: their 2^40 signs are two lists of a million sums."""
 BCA_LEAST = 3
 """Seeds; two have but three means to draw."""
 
@@ -86,11 +88,11 @@ def sign_flip_p(differences: np.ndarray, bound: float = 0.0, side: Side = "less"
     """One-sided p, exact: the share of all 2^n signs that make the sum of differences - bound as small (as large) as it is.
 
     Valid for differences that are symmetric about the bound. (n,), bound: nats. Two halves of the signs are counted
-    against each other, so 40 seeds are the most: more raise ValueError.
+    against each other; more than FLIPS_MOST seeds raise ValueError.
     """
     x = np.asarray(differences, float) - bound if side == "less" else bound - np.asarray(differences, float)
-    if not 1 <= len(x) <= 40:
-        raise ValueError(f"expected 1 to 40 differences, got {len(x)}")
+    if not 1 <= len(x) <= FLIPS_MOST:
+        raise ValueError(f"expected 1 to {FLIPS_MOST} differences, got {len(x)}")
     one, other = (_sums(half) for half in (x[: len(x) // 2], x[len(x) // 2 :]))
     most = x.sum() + 1e-12 * np.abs(x).sum()  # equal sums that were added up in another order are equal
     return float(np.searchsorted(np.sort(other), most - one, side="right").sum() / 2.0 ** len(x))

@@ -134,7 +134,8 @@ def test_seeds_that_are_all_alike_settle_nothing():
             plan = Plan(first=4, every=2, most=10, test=test)
             assert verdict(comparison(direction), np.full(10, -0.01), plan) == "inconclusive"
     found = findings([comparison()], [np.full(10, -0.01)], PLAN)[0]
-    assert found.repeated is found.estimate.t is found.estimate.bca is found.estimate.t_p is found.more_seeds is None
+    assert found.repeated is found.estimate.t is found.estimate.bca is found.more_seeds is None
+    assert found.estimate.t_p is found.estimate.sign_flip_p is None
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,14 @@ def test_a_comparison_that_asks_nothing_is_refused(wrong):
 def test_a_plan_that_cannot_be_followed_is_refused(wrong):
     with pytest.raises(ValueError, match="expected 2 <= first"):
         Plan(**wrong)
+
+
+def test_more_seeds_than_can_be_flipped_have_no_sign_flip_p_and_no_plan_for_it():
+    x = exact(-0.01, 41)
+    assert estimate(comparison(), x).sign_flip_p is None
+    assert estimate(comparison(), x[:40]).sign_flip_p < 0.01
+    with pytest.raises(ValueError, match="40 seeds for sign flips"):
+        Plan(most=41, test="sign flip")
 
 
 @given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 9))

@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lpanas.search.claim import Comparison, Evidence, Plan, claim_verdict, gather, step_down, verdicts
 from lpanas.search.finding import SEEDS_AT_MOST, estimate, findings, more_seeds
@@ -121,11 +121,15 @@ def test_equivalence_does_not_depend_on_the_sign():
 
 def test_a_single_look_at_a_single_comparison_is_the_test_of_the_textbook():
     plan = Plan(first=8, most=8)
-    for mean in np.linspace(-0.04, 0.02, 13):
+    for mean in np.linspace(-0.04, 0.04, 33):
         x = exact(mean, 8)
         better = stats.ttest_1samp(x, 0, alternative="less").pvalue <= 0.05
         worse = stats.ttest_1samp(x, -MATTERS, alternative="greater").pvalue <= 0.05
         assert verdict(comparison(), x, plan) == ("confirmed" if better else "refuted" if worse else "inconclusive")
+        within = [stats.ttest_1samp(x, b, alternative=side).pvalue for b, side in ((-0.02, "greater"), (0.02, "less"))]
+        same, other = max(within) <= 0.05, 1 - max(within) <= 0.025
+        expected = "confirmed" if same else "refuted" if other else "inconclusive"
+        assert verdict(comparison("equivalent", 0.02), x, plan) == expected
 
 
 def test_seeds_that_are_all_alike_settle_nothing():
@@ -179,7 +183,9 @@ def test_a_plan_looks_first_and_last_and_between(first, every, more):
 # several
 
 
-@given(st.lists(st.integers(1, 200).map(lambda p: p / 1000), max_size=5))
+@given(st.lists(st.sampled_from([0.006, 0.011, 0.014, 0.02, 0.03, 0.06]), max_size=5))
+@example([0.011, 0.014, 0.02, 0.03])
+@example([0.03, 0.006, 0.014, 0.02])
 def test_the_steps_reject_what_holms_p_reject(p):
     rejected = step_down(len(p), lambda place, level: p[place] <= level * (1 + 1e-12), 0.05)
     assert rejected == {place for place, one in enumerate(holm(p)) if one <= 0.05 * (1 + 1e-9)}

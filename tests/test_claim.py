@@ -349,6 +349,21 @@ def test_a_finding_says_all_of_a_settled_and_of_an_open_comparison():
         findings([comparison()], [np.array([0.1, math.nan, 0.2, 0.1])], PLAN)
 
 
+def test_an_equivalence_is_refuted_on_either_side_so_its_p_is_twice_that_of_one():
+    x = exact(0.04, 8)
+    for side in (x, -x):
+        found = findings([comparison("equivalent", 0.02)], [side], Plan(first=8, most=8))[0]
+        assert found.refute_p == pytest.approx(2 * stats.ttest_1samp(x, 0.02, alternative="greater").pvalue, rel=1e-3)
+
+
+def test_several_open_comparisons_need_more_seeds_than_one():
+    x = exact(-0.02, 6)
+    alone = findings([comparison(by=0.0)], [x], PLAN)[0].more_seeds
+    three = [one.more_seeds for one in findings([comparison()] * 3, [x] * 3, PLAN)]
+    assert three == [more_seeds(comparison(), x, PLAN, 0.05 / 3, 0.05 / 3)] * 3
+    assert three[0] > alone
+
+
 def test_the_p_of_an_equivalence_is_the_larger_one_of_statsmodels():
     x = np.array([2.01, 1.98, 2.05, 2.02, 1.99]) - np.array([2.03, 2.01, 2.04, 2.05, 2.00])
     assert estimate(comparison("equivalent", 0.05), x).t_p == pytest.approx(0.005234834644807419)  # 0.15.0: ttost_paired

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lpanas.search.ranking import correlation, rank_correlation
+from lpanas.search.ranking import correlation, pairs, rank_correlation
 from scipy import stats
 
 KINDS = pytest.mark.parametrize(("kind", "oracle"), [("spearman", stats.spearmanr), ("kendall", stats.kendalltau)])
@@ -80,3 +80,48 @@ def test_the_interval_holds_the_correlation_of_the_true_means_at_least_as_often_
         )
         held += found.interval[0] - 1e-9 <= truth <= found.interval[1] + 1e-9
     assert held / studies >= 0.9 - 3.5 * math.sqrt(0.09 / studies)
+
+
+def test_nearly_tied_arms_make_the_interval_too_low_but_the_pairs_hold():
+    tied, studies, held, sure = ARMS[0] + 0.01 * np.arange(5), 300, [], []
+    for study in range(studies):
+        small, large = runs(tied, 3, study), runs(tied, 3, 10_000 + study)
+        held.append(rank_correlation(small, large, "kendall", resamples=300).interval[1] == 1)
+        sure.append(pairs(small, large).tau[1] == 1)
+    assert np.mean(held) < 0.7  # a limit of it, that is said
+    assert np.mean(sure) >= 0.95
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+@pytest.mark.parametrize("step", [0.0, 0.01, 0.1])
+def test_the_pairs_hold_the_tau_of_the_true_means_at_least_as_often_as_they_say(seeds, step):
+    small = ARMS[0] + step * np.arange(4)
+    large, studies, held = small[[1, 0, 2, 3]], 300, 0
+    truth = stats.kendalltau(small, large).statistic if step else 0.0
+    for study in range(studies):
+        found = pairs(runs(small, seeds, study), runs(large, seeds, 10_000 + study), 0.8)
+        held += found.tau[0] <= truth + 1e-9 and truth - 1e-9 <= found.tau[1] and (step > 0 or found.undecided == 6)
+    assert held / studies >= 0.8
+
+
+def test_pairs_that_are_sure_at_both_sizes_are_counted_by_whether_they_agree():
+    small, large = runs([1.0, 2.0, 3.0, 3.0], 6, 0), runs([1.0, 3.0, 2.0, 2.0], 6, 1)
+    found = pairs(small, large)
+    assert (found.same, found.reversed, found.undecided) == (3, 2, 1)
+    assert found.tau == (0.0, pytest.approx(1 / 3))
+    turned = pairs(small, -large)
+    assert (turned.same, turned.reversed, turned.undecided) == (2, 3, 1)
+    swapped = pairs(small[::-1], large[::-1])
+    assert swapped == found
+    assert pairs(np.ones((3, 4)), np.ones((3, 4))).undecided == 3
+
+
+def test_a_pair_is_sure_just_when_its_p_is_below_its_share():
+    random = np.random.default_rng(3)
+    seen = set()
+    for shift in np.linspace(0, 0.12, 40):
+        small = np.stack([random.normal(1.0, 0.02, 5), random.normal(1.0 + shift, 0.02, 5)])
+        sure = stats.ttest_rel(small[0], small[1]).pvalue <= 0.05 / 2  # two-sided, two sizes
+        assert pairs(small, runs([1.0, 2.0], 5, 0)).undecided == 1 - sure
+        seen.add(bool(sure))
+    assert seen == {True, False}

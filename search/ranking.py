@@ -42,7 +42,7 @@ def rank_correlation(
     and of the correlations of the means the middle ones are taken. It speaks of the seeds, not of other arms or sizes; what is
     drawn is spread about its mean by sqrt(n / (n - 1)), as few seeds drawn again vary too little.
 
-    Noise lowers a rank correlation, and drawing adds more of it, so arms that are nearly tied make the interval too low: of five
+    Noise lowers a rank correlation and drawing adds more of it, so arms that are nearly tied make the interval too low. Of five
     arms at steps of 1 (0.5) standard deviations, in truth in the same order at both sizes, intervals of 90 % held this in
     81 % (31 %) of 400 studies with 3 seeds, in 97 % (52 %) with 5 and 99 % (84 %) with 10. `pairs` has no such fault.
     """

@@ -82,6 +82,18 @@ def test_the_interval_holds_the_correlation_of_the_true_means_at_least_as_often_
     assert held / studies >= 0.9 - 3.5 * math.sqrt(0.09 / studies)
 
 
+def test_what_is_drawn_is_spread_as_widely_as_means_of_new_seeds_would_be():
+    large, later = (
+        np.repeat([[1.0], [2.0]], 3, axis=1),
+        np.array([0.006, 0.05, 0.06]),
+    )  # the second arm's loss beyond the first's
+    assert rank_correlation(np.stack([np.zeros(3), later]), large).interval == (
+        -1,
+        1,
+    )  # 3 draws of 0.006, spread by sqrt(3 / 2)
+    assert rank_correlation(np.stack([np.zeros(3), later + 0.01]), large).interval == (1, 1)
+
+
 def test_nearly_tied_arms_make_the_interval_too_low_but_the_pairs_hold():
     tied, studies, held, sure = ARMS[0] + 0.01 * np.arange(5), 300, [], []
     for study in range(studies):

@@ -79,7 +79,7 @@ class Listed(Config):
 class Resources(Config):
     """What a worker takes of a node of a Ray cluster, in Ray's words."""
 
-    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    num_cpus: Annotated[float, Field(ge=1e-3)] = 1.0
     """Cores; a run on a CPU has so many threads, one at least."""
     num_gpus: Annotated[float, Field(ge=0, le=1)] | None = None
     """A GPU, or a share of one: 0.5 for two runs on each. Left out: a GPU where the proxy trains on one, shared by

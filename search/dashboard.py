@@ -21,7 +21,7 @@ from optuna_dashboard import save_plotly_graph_object, wsgi
 
 from ..lpa.config import UserError
 from .ledger import SEARCH
-from .live import Moment
+from .live import EVERY, Moment
 from .proxy import Record
 from .report import curves_figure, front_figure
 from .results import Results
@@ -57,24 +57,31 @@ class Copy:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self.study.set_metric_names(list(found.space.objectives))
+        self.found: Results | None = None
         self.ended: dict[int, FrozenTrial] = {}
         self.begun: dict[int, FrozenTrial] = {}
         self.lock = threading.Lock()
         self.app: Any = wsgi(self.storage)
 
     def update(self, found: Results, moment: Moment | None) -> None:
-        """Take over what has ended since, and what runs."""
-        fresh = {number(record.run): record for record in found.records if number(record.run) not in self.ended}
-        self.ended |= {at: _trial(at, record, found) for at, record in fresh.items()}
+        """Take over what has ended since, and what runs; at the next call, when a page is being made."""
+        is_new = found is not self.found
+        if is_new:  # all of them: what is said of one depends on the others
+            self.ended = {number(record.run): _trial(number(record.run), record, found) for record in found.records}
         workers = moment.workers if moment is not None else ()
         running = {number(one.run) for one in workers if one.run is not None and one.run.startswith(SEARCH)}
         numbers = range(max([*self.begun, *self.ended, *running], default=-1) + 1)
-        figures = {f"front-{cost}": front_figure(found, cost) for cost in found.costs} if fresh else {}
-        figures |= {"learning-curves": curves_figure(found)} if fresh else {}
-        with self.lock:
+        figures = {f"front-{cost}": front_figure(found, cost) for cost in found.costs} if is_new else {}
+        figures |= {"learning-curves": curves_figure(found)} if is_new else {}
+        if not self.lock.acquire(timeout=EVERY):
+            return
+        try:
             self.storage.trials = [self.ended.get(at) or self.begun.setdefault(at, _running(at)) for at in numbers]
             for name, figure in figures.items():  # each in many pieces
                 save_plotly_graph_object(self.study, figure, graph_object_id=name)
+            self.found = found
+        finally:
+            self.lock.release()
 
     def application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The dashboard as a WSGI application that only reads."""
@@ -138,6 +145,7 @@ def served(copy: Copy, host: str = HOST, port: int | None = None) -> Generator[s
             yield f"http://{host}:{server.server_port}/dashboard/studies/{copy.study._study_id}"
         finally:
             server.shutdown()
+            thread.join()
 
 
 def _bind(copy: Copy, host: str, port: int | None) -> WSGIServer:
@@ -147,6 +155,6 @@ def _bind(copy: Copy, host: str, port: int | None) -> WSGIServer:
         except (OSError, OverflowError) as error:
             if isinstance(error, socket.gaierror):
                 raise UserError(f"--host {host}: {error.strerror}") from None
-            if port is not None or attempt == PORT + PORTS or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            if port is not None or attempt == PORT + PORTS - 1 or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
                 raise UserError(f"--host {host} --port {attempt}: cannot be listened at: {error}") from None
     raise AssertionError

@@ -59,7 +59,7 @@ class Holder:
     def here(cls) -> Self:
         """This process, with a new lease."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(f"{_user()}@{platform.node()}", os.getpid(), _born(os.getpid()), _machine(), since, secrets.token_hex(8))
+        return cls(f"{_user()}@{platform.node()}", os.getpid(), born(os.getpid()), machine(), since, secrets.token_hex(8))
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -77,7 +77,7 @@ class Holder:
     @property
     def lives(self) -> bool | None:
         """Whether the process lives; None where that cannot be known from here."""
-        if self.machine != _machine():
+        if self.machine != machine():
             return None
         try:
             os.kill(self.pid, 0)
@@ -87,8 +87,8 @@ class Holder:
             return None  # another user's
         if self.pid == os.getpid() and self.token not in _HELD:
             return False  # given back by this process while the storage did not answer
-        born = _born(self.pid)
-        return born == self.born if born else None
+        its = born(self.pid)
+        return its == self.born if its else None
 
 
 @contextmanager
@@ -194,7 +194,7 @@ class Lease:
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """The same for two processes that can see each other: one boot of one kernel, one space of process numbers."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -202,7 +202,7 @@ def _machine() -> str:
         return platform.node()
 
 
-def _born(pid: int) -> str:
+def born(pid: int) -> str:
     """When a process started; empty where that cannot be seen, `ended` for one that only waits to be taken note of."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()

@@ -42,7 +42,8 @@ class Ledger:
     """Jobs and records in an Optuna storage, read once and then kept in memory: there is one driver, which holds the lease.
 
     A job is written as a RUNNING trial in one transaction, its record before the trial is told; so a driver that dies at any
-    instant leaves either a job to train again or a record to tell.
+    instant leaves either a job to train again or a record to tell. (Its parameters, which only other readers of the study look
+    at, follow in a second one.)
     """
 
     def __init__(self, space: Space, storage: BaseStorage, name: str, url: str = "in memory", *, create: bool = True) -> None:
@@ -191,7 +192,7 @@ def open_ledger(space: Space, url: str, name: str, *, create: bool = True) -> Le
 
 def no_study(name: str, url: str) -> UserError:
     """There is nothing to be read."""
-    return UserError(f"--storage {shown(url)}: there is no study '{name}' in it")
+    return UserError(f"{shown(url)}: there is no study '{name}' in it")
 
 
 def _run(trial_id: int, state: str, texts: dict[str, Any]) -> _Run | None:

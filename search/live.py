@@ -7,11 +7,12 @@ import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
-from .proxy import Record
+from .lease import born, machine
+from .proxy import Job, Record
 from .study import State, Watcher
 
 Phase = Literal["starting", "searching", "stopping", "stopped", "ended"]
@@ -53,6 +54,9 @@ class Moment(Config):
     phase: Phase
     process: int
     host: str
+    machine: str
+    born: str
+    """Its process is the one of this number and start on this machine, as the lease has it."""
     time: float
     """Of this moment, Unix, seconds."""
     seconds: float
@@ -81,8 +85,7 @@ def written(folder: Path) -> Generator[Watcher]:
     with suppress(UserError):
         before = read(folder)
     if before is not None:
-        now = {"process": os.getpid(), "host": socket.gethostname(), "time": time.time(), "seconds": 0.0, "left": None}
-        _write(folder, before.change(**now, phase="starting", workers=()))
+        _write(folder, before.change(**here(), seconds=0.0, left=None, phase="starting", workers=()))
 
     def watch(state: State) -> None:
         nonlocal last, at
@@ -120,14 +123,18 @@ def read(folder: Path) -> Moment | None:
     return Moment.parse_json(text, str(path))
 
 
+def here() -> dict[str, Any]:
+    """Who writes, and when."""
+    its = {"process": os.getpid(), "born": born(os.getpid()), "host": socket.gethostname(), "machine": machine()}
+    return its | {"time": time.time()}
+
+
 def moment(state: State, phase: Phase) -> Moment:
     """This moment of a search."""
     return Moment(
         name=state.space.name,
         phase=phase,
-        process=os.getpid(),
-        host=socket.gethostname(),
-        time=time.time(),
+        **here(),
         seconds=time.monotonic() - state.started,
         left=None if phase in ("stopped", "ended") else seconds_left(state),
         done=state.done,
@@ -138,52 +145,60 @@ def moment(state: State, phase: Phase) -> Moment:
 
 
 def _workers(state: State) -> Iterable[Running]:
-    proxy = state.space.proxy
     for seat in state.seats():
         job = state.running.get(seat.run) if seat.run is not None else None
         if job is None:
             yield Running(worker=seat.worker, device=seat.device)
             continue
-        curve, progress = state.curves.get(job.run, {}), state.progress.get(job.run)
-        tokens = max(curve, default=0)
-        loss = curve.get(tokens)
+        tokens, progress = _tokens(state, job), state.progress.get(job.run)
+        told = [loss for at, loss in state.curves.get(job.run, {}).items() if at <= tokens]
         yield Running(
             worker=seat.worker,
             device=seat.device,
             run=job.run,
             placement=job.placement,
-            tokens=max(tokens, progress.tokens if progress else 0),
-            of=proxy.steps * proxy.batch_tokens,
-            loss_nats=loss if loss is not None and math.isfinite(loss) else None,
+            tokens=tokens,
+            of=state.space.proxy.steps * state.space.proxy.batch_tokens,
+            loss_nats=told[-1] if told and math.isfinite(told[-1]) else None,
             tokens_per_second=progress.tokens_per_second if progress else None,
             attempt=len(job.attempts) + 1,
         )
 
 
+def _tokens(state: State, job: Job) -> int:
+    """How far a running job has come, as far as it has said; the curve of another attempt may be ahead of it."""
+    progress, curve = state.progress.get(job.run), state.curves.get(job.run, {})
+    told = progress.tokens if progress else 0
+    return told if job.attempts else max(told, *curve, 0)
+
+
 def seconds_left(state: State) -> float | None:
     """Foretold until the budget is spent, by the time that the last runs took for a token; None while none has ended well."""
-    records = (*state.records, *state.noise)
-    took = [one for one in map(_seconds_a_token, records) if one is not None][-LAST:]
-    seats = len(state.seats())
-    if not took or not seats:
+    records, seats = (*state.records, *state.noise), len(state.seats())
+    took = _seconds_a_token(records)
+    if took is None or not seats:
         return None
     whole, budget = state.space.proxy.steps * state.space.proxy.batch_tokens, state.space.search
-    trained = [record.tokens - record.tokens_before for record in records]
-    under_way = sum(whole - running.tokens for running in _workers(state) if running.run is not None)
-    to_begin = 0 if state.exhausted or state.stopping else max(0, state.planned - state.done - len(state.running))
-    tokens = under_way + to_begin * sum(trained) / len(trained)
+    under_way = [whole - _tokens(state, job) for job in state.running.values()]
+    begun = state.done + len(under_way)
+    to_begin = len(state.ready) if state.exhausted else 0 if state.stopping else max(0, budget.planned - begun)
+    trained = sum(record.tokens - record.tokens_before for record in records) / len(records)
+    tokens = to_begin * trained
     if budget.tokens is not None:
-        tokens = min(tokens, under_way + max(0, budget.tokens - state.tokens - len(state.running) * whole))
-    a_token = sum(took) / len(took)
-    seconds = tokens * a_token / seats
+        tokens = min(tokens, max(0, budget.tokens - state.tokens - len(under_way) * whole))
+    seconds = (sum(under_way) + tokens) * took / max(1, min(seats, len(under_way) + to_begin))
     if budget.minutes is not None:
         late = max(0.0, 60 * budget.minutes - (time.monotonic() - state.started))
-        seconds = min(seconds, late + whole * a_token)
-    return seconds
+        seconds = min(seconds, late + whole * took)
+    return max(seconds, took * max(under_way, default=0))
 
 
-def _seconds_a_token(record: Record) -> float | None:
-    """Of a run that was trained in one piece, building and validation included."""
-    if record.measured is None or record.tokens == 0 or record.tokens_before or record.attempts:
-        return None
-    return record.measured.seconds / record.tokens
+def _seconds_a_token(records: Iterable[Record]) -> float | None:
+    """The mean over the last runs that this driver has seen from their first token on, building and validation included."""
+    took = [
+        (one.measured.started, one.measured.seconds / one.tokens)
+        for one in records
+        if one.measured is not None and one.tokens and not one.tokens_before and not one.attempts
+    ]
+    last = [seconds for _, seconds in sorted(took)[-LAST:]]
+    return sum(last) / len(last) if last else None

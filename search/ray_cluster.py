@@ -110,7 +110,7 @@ def check_answers(address: str) -> None:
                 wire.sendall(HELLO)
                 if wire.recv(9)[3:4] != b"\x04":
                     raise UserError(f"RAY_ADDRESS {address}: what answers there is no Ray cluster")
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers: {one_line(error, 100)}") from None
 
 
@@ -129,12 +129,13 @@ class Nodes:
 
     def __init__(self) -> None:
         """Raises UserError when the head does not answer."""
-        self.answers = SimpleQueue[list[dict[str, Any]]]()
+        self.answers = SimpleQueue[list[dict[str, Any]] | None]()
+        self.living, self.age = dict[str, Need](), 0.0
         self._ask()
-        try:
+        with suppress(Empty):
             self._hear(self.answers.get(timeout=HEAD_SECONDS))
-        except Empty:
-            raise UserError(NO_HEAD) from None
+        if not self.living:
+            raise UserError(NO_HEAD)
 
     def look(self, seconds: float) -> None:
         """Hear what the head has said; seconds: that went by since the last call. Raises UserError when it says nothing."""
@@ -148,14 +149,21 @@ class Nodes:
 
     def _ask(self) -> None:
         self.heard = False
-        Thread(target=lambda: self.answers.put(ray.nodes()), daemon=True).start()
+        Thread(target=self._listed, daemon=True).start()
 
-    def _hear(self, listed: list[dict[str, Any]]) -> None:
+    def _listed(self) -> None:
+        try:
+            self.answers.put(ray.nodes())
+        except Exception:  # whatever Ray says of a head that cannot be reached: it is asked again
+            self.answers.put(None)
+
+    def _hear(self, listed: list[dict[str, Any]] | None) -> None:
+        self.heard = True
+        if listed is None:
+            return
         living = {node["NodeID"]: node["Resources"] for node in listed if node["Alive"]}
-        self.living: dict[str, Need] = {
-            name: {"CPU": has.get("CPU", 0.0), "GPU": has.get("GPU", 0.0)} for name, has in living.items()
-        }
-        self.heard, self.age = True, 0.0
+        self.living = {name: {"CPU": has.get("CPU", 0.0), "GPU": has.get("GPU", 0.0)} for name, has in living.items()}
+        self.age = 0.0
 
 
 def room(need: Need, nodes: dict[str, Need]) -> int:

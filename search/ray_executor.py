@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import torch
 
-from ..lpa.config import UserError
+from ..lpa.config import UserError, one_line
 from ..lpa.shards import read_shards
 from . import ray_cluster
 from .budget import Budget
@@ -37,7 +37,6 @@ class Trainer:
 
     def open(self, setup: Setup, content: str) -> str:
         """Get ready on this node. Returns what is wrong with it in a line, or nothing."""
-
         try:
             setup.config.resolve_device()
             self.setup, self.shards = setup, read_shards(setup.shards)
@@ -268,4 +267,7 @@ class RayExecutor:
     def _actors(self) -> Any:
         """The class of actors, none of which Ray may begin again by itself: it would not know the run."""
         resources = {"num_cpus": self.need["CPU"], "num_gpus": self.need["GPU"]}
-        return ray.remote(**resources, max_restarts=0, max_task_retries=0)(Trainer)
+        try:
+            return ray.remote(**resources, max_restarts=0, max_task_retries=0)(Trainer)
+        except ValueError as error:
+            raise UserError(f"search.resources: {one_line(error)}") from None

@@ -67,7 +67,8 @@ def has_tables(url: str) -> bool:
     """Whether there is a storage of Optuna's, without making one. Raises UserError when that cannot be seen."""
     try:
         parts = make_url(url)
-        if parts.get_backend_name() == "sqlite" and parts.database and not os.path.exists(parts.database):
+        file = parts.database if parts.get_backend_name() == "sqlite" else None
+        if file and not file.startswith(("file:", ":")) and not os.path.exists(file):
             return False
         engine = create_engine(url, connect_args=_connect_args(url))
         try:
@@ -108,7 +109,7 @@ def attributes(storage: BaseStorage, study: int) -> Iterator[tuple[int, str, dic
 def write_params(
     storage: BaseStorage, trial: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
 ) -> None:
-    """Give a new trial its parameters, or give them again."""
+    """Give a new trial its parameters, or give them again. Only for other readers, and so outside of the lease's check."""
     inside = {name: distributions[name].to_internal_repr(value) for name, value in params.items()}
     if not isinstance(storage, RDBStorage):
         for name, value in inside.items():

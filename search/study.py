@@ -21,11 +21,12 @@ from .proxy import Advanced, Fault, Job, Known, Record, Trained
 from .rungs import goes_on
 from .space import Candidate, Space
 
-AHEAD = 16
+WORKERS_A_JOB = 16
 """Workers for each job that is made before one of them asks for it, so that it need not wait for a proposal: what the runs that
 end meanwhile would have taught is little where so many others are still under way (assumption)."""
 MOST_LOST = 3
-"""Workers that may die before any run has ended, until the search gives up (assumption)."""
+"""Times that each worker may die before any run has ended, until the search gives up (assumption). A node that is lost takes
+many workers with it, once."""
 
 
 class Watcher(Protocol):
@@ -71,11 +72,10 @@ class State:
         and nothing else happens."""
         run, reason = fault.record.run, fault.record.reason
         job = self.running[run]
-        for told in (self.progress, self.curves):  # the other attempt tells it again
-            told.pop(run, None)
+        self.progress.pop(run, None)  # of this attempt; its losses are those of the next
         self.lost += fault.record.measured is None
-        if self.done == self.done_before and self.lost > MOST_LOST:
-            raise UserError(f"no run has ended and {MOST_LOST} workers have died, the last one of {run}: {reason}")
+        if self.done == self.done_before and self.lost > MOST_LOST * max(1, len(self.seats())):
+            raise UserError(f"no run has ended and {self.lost} workers have died, the last one of {run}: {reason}")
         halved = job.microbatch is not None
         if fault.out_of_memory:
             half = None if halved else half_microbatch(self.space.proxy)
@@ -94,7 +94,9 @@ class State:
         under_way = [job for job in (*self.running.values(), *self.ready) if job.run.startswith(SEARCH)]
         taken_up = {job.continues for job in (*self.records, *under_way)}
         ended = [Known(record, dict(record.curve), ended=True) for record in self.records if record.run not in taken_up]
-        return ended + [Known(job, self.curves.get(job.run, {}), ended=False) for job in under_way]
+        before = {record.run: dict(record.curve) for record in self.records if record.run in taken_up}
+        losses = {job.run: self.curves.get(job.run) or before.get(job.continues or "", {}) for job in under_way}
+        return ended + [Known(job, losses[job.run], ended=False) for job in under_way]
 
     @property
     def tokens(self) -> int:
@@ -126,7 +128,7 @@ def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, che
     for record in (*state.records, *state.noise):  # an earlier driver may have died right after telling
         kept.clear(checkpoints, record)
     state.done_before, state.seats = state.done, lambda: executor.seats
-    jobs = _Supply(state, _jobs(space, ledger, state, recovered), ahead=len(executor.seats) // AHEAD)
+    jobs = _Supply(state, _jobs(space, ledger, state, recovered), ahead=len(executor.seats) // WORKERS_A_JOB)
     while True:
         job = jobs.take() if executor.idle and not state.stopping else None
         if job is not None:
@@ -186,8 +188,9 @@ def _goes_on(state: State, job: Job, tokens: int) -> bool:
     return goes_on(points, feasible, newcomer, state.space.search.eta, doubt.resolvable_nats)
 
 
-def _jobs(space: Space, ledger: Ledger, state: State, recovered: list[Job]) -> Iterator[Job]:
-    """What is to be trained, in order; a new job is in the ledger before it is handed out."""
+def _jobs(space: Space, ledger: Ledger, state: State, recovered: list[Job]) -> Iterator[Job | None]:
+    """What is to be trained, in order; a new job is in the ledger before it is handed out. None: nothing as long as no other
+    run has ended, as one that is stopped may be taken up again."""
     proposer = Proposer(space)
     for job in [*state.records, *(job for job in recovered if job.run.startswith(SEARCH))]:
         proposer.count(job)
@@ -210,6 +213,9 @@ def _jobs(space: Space, ledger: Ledger, state: State, recovered: list[Job]) -> I
             yield written(SEARCH, wanted.candidate, listed=listed, **wanted.again)
     while ledger.count(SEARCH) < space.search.trials:
         proposal = proposer.propose(state.known)
+        if proposal is None and (state.running or state.ready):
+            yield None
+            continue
         if proposal is None:
             state.exhausted = True
             return
@@ -232,11 +238,13 @@ def _job(space: Space, run: str, candidate: Candidate) -> Job:
 class _Supply:
     """What is to be trained, within the budget, some of it made ahead."""
 
-    def __init__(self, state: State, jobs: Iterator[Job], ahead: int) -> None:
+    def __init__(self, state: State, jobs: Iterator[Job | None], ahead: int) -> None:
         self.state, self.jobs, self.ahead = state, jobs, ahead
+        self.in_vain = -1
+        """Runs that had ended when there was no next job."""
 
     def take(self) -> Job | None:
-        """The next job; None when no run may start any more."""
+        """The next job; None when no run may start, for now or any more."""
         if self._is_late():
             return None
         return self.state.ready.popleft() if self.state.ready else self._made()
@@ -254,7 +262,11 @@ class _Supply:
         begun = len(self.state.running) + len(self.state.ready) + 1
         if most is not None and self.state.tokens + begun * space.proxy.steps * space.proxy.batch_tokens > most:
             return None
-        return next(self.jobs, None)
+        if self.in_vain == self.state.done:
+            return None
+        job = next(self.jobs, None)
+        self.in_vain = self.state.done if job is None else -1
+        return job
 
     def _is_late(self) -> bool:
         minutes = self.state.space.search.minutes

@@ -1,15 +1,13 @@
 """Looking at a study that another process drives."""
 
-import os
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..lpa.config import UserError
 from . import live
+from .lease import born, machine
 from .results import Results, read_study
 
 EVERY = 1.0
@@ -35,12 +33,13 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
     """What there is to be seen of a study, each time it is asked for; never ends. The storage is read when the driver says that
     a run has ended, and for no more than SHARE of the time. Raises UserError when there is no study."""
     found, read_at, took, done = None, 0.0, 0.0, None
-    moment, trouble, missing = None, "", ""
+    moment, seen, since, trouble = None, None, 0.0, ""
     while True:
         moment, missing = _look(folder, moment)
         now = time.monotonic()
         changed = found is None or (moment is not None and moment.done != done) or now - read_at > ANYWAY
-        if changed and (found is None or now - read_at > took / SHARE):
+        is_over = moment is not None and moment.is_over
+        if changed and (found is None or is_over or now - read_at > took / SHARE):
             try:
                 found, trouble = read_study(folder, url), ""
                 done = moment and moment.done
@@ -51,7 +50,9 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
             read_at = time.monotonic()
             took = read_at - now
         assert found is not None
-        yield View(moment, found, trouble or missing or silence(moment))
+        if moment != seen:
+            seen, since = moment, now
+        yield View(moment, found, trouble or missing or silence(moment, now - since))
 
 
 def _look(folder: Path, before: live.Moment | None) -> tuple[live.Moment | None, str]:
@@ -63,24 +64,19 @@ def _look(folder: Path, before: live.Moment | None) -> tuple[live.Moment | None,
     return (before, f"{folder / live.LIVE}: is gone") if moment is None and before is not None else (moment, "")
 
 
-def silence(moment: live.Moment | None) -> str:
-    """What is to be said of a driver that does not write; nothing when it does, or has said that it ends."""
+def silence(moment: live.Moment | None, seconds: float = 0.0) -> str:
+    """What is to be said of a driver that does not write; nothing when it does, or has said that it ends. seconds: for which it
+    was seen to write nothing, by the looker's clock; on the driver's own machine it is seen at once."""
     if moment is None:
         return "nobody has searched here with a version that says how it goes"
     if moment.is_over:
         return "" if moment.phase == "ended" else "stopped; the same search command goes on from here"
-    silent = time.time() - moment.time
-    if moment.host == socket.gethostname() and not _lives(moment.process):
-        return f"the search's process {moment.process} has ended without a word; the same search command goes on from here"
-    if silent > live.SILENT:
-        return f"no word from the search's process {moment.process} on {moment.host} for {silent:.0f} s"
-    return ""
-
-
-def _lives(process: int) -> bool:
-    with suppress(PermissionError):  # another user's
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-    return True
+    if moment.machine == machine():
+        if born(moment.process) != moment.born:
+            return f"the search's process {moment.process} has ended without a word; the same search command goes on from here"
+        seconds = max(seconds, time.time() - moment.time)
+    return (
+        f"no word from the search's process {moment.process} on {moment.host} for {seconds:.0f} s"
+        if seconds > live.SILENT
+        else ""
+    )

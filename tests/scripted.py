@@ -81,7 +81,7 @@ class Crowd(Scripted):
 
     def __init__(self, size):
         super().__init__()
-        self.size, self.held, self.most = size, [], 0
+        self.size, self.held = size, []
 
     @property
     def idle(self):
@@ -95,12 +95,31 @@ class Crowd(Scripted):
     def submit(self, job):
         assert self.idle
         self.held.append(job)
-        self.most = max(self.most, len(self.held))
 
     def wait(self, seconds=None):
         if seconds:  # the driver has nothing else to do
             self.job, self.curve = self.held.pop(0), ((END, 3.0),)
             yield self._record()
+
+
+class Rungs(Crowd):
+    """The same, each of which asks at its rung; its loss there is that of its params."""
+
+    def answer(self, run, go_on):
+        assert run == self.held[0].run
+        self.stopped = not go_on
+
+    def wait(self, seconds=None):
+        if not seconds:
+            return
+        self.job, self.stopped, self.before = self.held[0], False, self.held[0].continues_at
+        self.curve = self.checkpoints.get(self.job.continues, ())
+        for tokens in (at for at in (RUNG, END) if at > self.before and not self.stopped):
+            self.curve = (*self.curve, (tokens, self.loss(self.job, tokens)))
+            if tokens == RUNG:
+                yield Advanced(self.job.run, *self.curve[-1], at_rung=True)
+        self.held.pop(0)
+        yield self._record()
 
 
 class Kept:

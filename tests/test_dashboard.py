@@ -66,6 +66,13 @@ def test_what_ends_later_comes_in_at_its_number_and_what_runs_is_running(copy, u
     assert states == ["Complete", "Complete", "Fail", "Running"]
 
 
+def test_what_is_said_of_a_run_is_what_the_last_reading_says(copy, url):
+    early = Results(tiny_space(), arm_records(tiny_space(), 3.0, 3.1)[1:], [])
+    copy.update(early, None)
+    copy.update(results(3.0, 3.1), None)
+    assert copy.storage.trials[1].user_attrs["delta_nats"] == pytest.approx(0.1)
+
+
 def test_candidates_above_the_limits_are_not_on_its_front(copy, url):
     best = record(1, 1.0, 10).change(feasible=False, params=point("1/4"))
     copy.update(Results(tiny_space(), [record(0, 2.0, 20), best], []), None)

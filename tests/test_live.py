@@ -45,6 +45,19 @@ def test_the_time_left_is_that_of_what_is_left_to_train():
     assert live.seconds_left(state) == pytest.approx(3.5 * 2.0 / 2)
 
 
+def test_a_last_run_takes_its_time_however_many_workers_are_idle():
+    state = state_of(*([3.0] * 4), settings=("search.trials=4", "search.noise_seeds=2"), workers=8)
+    assert live.seconds_left(state) == pytest.approx(2.0)
+
+
+def test_another_attempt_starts_at_nothing():
+    state = state_of(3.0)
+    state.curves["trial-4"] = {320: 4.5}
+    state.running["trial-4"] = state.running["trial-4"].change(attempts=("lost",))
+    again = live.moment(state, "searching").workers[0]
+    assert (again.tokens, again.loss_nats, again.attempt) == (0, None, 2)
+
+
 def test_the_time_left_is_not_foretold_before_a_run_has_ended():
     assert live.seconds_left(state_of()) is None
 

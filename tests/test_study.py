@@ -1,12 +1,12 @@
 import pytest
 from lpanas.lpa.config import UserError
 from lpanas.search.budget import ARMS
-from lpanas.search.executor import LocalExecutor
+from lpanas.search.executor import LocalExecutor, lost
 from lpanas.search.ledger import NOISE, SEARCH, open_ledger
 from lpanas.search.proxy import Advanced
 from lpanas.search.study import search
 from making import plain, stop_at, tiny_space
-from scripted import Crowd, Kept
+from scripted import Crowd, Kept, Rungs
 
 BANDS = "vary.bands=2"
 PLAN = [*(f"trial-{number}" for number in range(6)), "noise-0"]
@@ -224,3 +224,28 @@ def test_jobs_that_are_made_ahead_keep_to_the_tokens():
     state = Kept().search(*CROWD, "search.tokens=32e3", executor=Crowd(40))
     assert state.tokens == 32_000
     assert len(state.ready) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 15, 32, 48])
+def test_in_a_space_that_is_spent_every_stopped_run_is_taken_up_again(workers):
+    state = Kept().search(BANDS, "search.trials=400", "search.sampler=random", executor=Rungs(workers))
+    stopped = {record.run for record in state.records if record.status == "pruned"}
+    assert state.exhausted
+    assert stopped
+    assert {record.continues for record in state.records} - {None} == stopped
+
+
+class Lost(Crowd):
+    """All its workers are lost at once, in the middle of their first runs."""
+
+    def wait(self, seconds=None):
+        if seconds:
+            held, self.held, self.wait = self.held, [], super().wait
+            for job in held:
+                yield lost(job, "its node is gone")
+
+
+def test_a_node_that_is_lost_with_many_workers_before_any_run_has_ended_does_not_end_the_search():
+    state = Kept().search(*CROWD, executor=Lost(12))
+    assert state.done == state.planned
+    assert sum(len(record.attempts) for record in (*state.records, *state.noise)) == 12

@@ -1,7 +1,4 @@
-import os
 import signal
-import socket
-import subprocess
 import time
 from itertools import islice
 
@@ -15,32 +12,31 @@ from test_kill import start
 
 
 def moment(**changes):
-    told = {"name": "tiny", "phase": "searching", "process": os.getpid(), "host": socket.gethostname(), "time": time.time()}
     counts = {"seconds": 9.0, "left": None, "done": 0, "tokens": 0, "exhausted": False, "workers": ()}
-    return live.Moment(**told | counts | changes)
-
-
-def ended_process():
-    child = subprocess.Popen(["true"])
-    child.wait()
-    return child.pid
+    return live.Moment(**{"name": "tiny", "phase": "searching"} | live.here() | counts | changes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "seconds", "words"),
     [
-        ({}, ""),
-        ({"phase": "ended", "time": 0.0}, ""),
-        ({"phase": "stopped", "time": 0.0}, "stopped; the same search command goes on"),
-        ({"time": time.time() - 100, "host": "elsewhere"}, "no word from the search's process"),
-        ({"process": ended_process()}, "has ended without a word"),
-        ({"process": ended_process(), "host": "elsewhere"}, ""),
+        ({}, 0.0, ""),
+        ({"phase": "ended"}, 100.0, ""),
+        ({"phase": "stopped"}, 100.0, "stopped; the same search command goes on"),
+        ({}, 100.0, "no word from the search's process"),
+        ({"machine": "another", "time": 0.0}, 1.0, ""),  # its clock is not ours
+        ({"machine": "another"}, 100.0, "no word from the search's process"),
+        ({"born": "1"}, 0.0, "has ended without a word"),
+        ({"born": "1", "machine": "another"}, 0.0, ""),
     ],
 )
-def test_what_is_said_of_a_driver_is_what_it_does(changes, words):
-    said = silence(moment(**changes))
+def test_what_is_said_of_a_driver_is_what_it_does(changes, seconds, words):
+    said = silence(moment(**changes), seconds)
     assert words in said
     assert bool(said) == bool(words)
+
+
+def test_a_driver_that_is_late_by_its_own_clock_is_silent():
+    assert "for 100 s" in silence(moment(time=time.time() - 100))
 
 
 @pytest.fixture

@@ -75,8 +75,6 @@ def silence(moment: live.Moment | None, seconds: float = 0.0) -> str:
         if born(moment.process) != moment.born:
             return f"the search's process {moment.process} has ended without a word; the same search command goes on from here"
         seconds = max(seconds, time.time() - moment.time)
-    return (
-        f"no word from the search's process {moment.process} on {moment.host} for {seconds:.0f} s"
-        if seconds > live.SILENT
-        else ""
-    )
+    if seconds <= live.SILENT:
+        return ""
+    return f"no word from the search's process {moment.process} on {moment.host} for {seconds:.0f} s"

@@ -110,10 +110,7 @@ def _search(space: str, out: Path | None, where: Place, storage: str | None, set
     with folder.held(place), live.written(place) as write:
         setup = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, loaded.search) as executor:
-            from . import screen, terminal  # what the end needs is imported while the workers start
-            from .export import export
-            from .report import write_report
-            from .results import results
+            from . import screen, terminal
 
             study_of = folder.driven(place, loaded, shards.content, storage)
             with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
@@ -122,8 +119,14 @@ def _search(space: str, out: Path | None, where: Place, storage: str | None, set
                     state.stopping = interrupt.signal != 0
                     draw(state)
                     write(state)
+                    if not executor.idle:  # there is time
+                        from . import export, report  # noqa: F401 (for the end)
 
                 state = study.search(loaded, ledger, executor, watch, checkpoints)
+        from .export import export
+        from .report import write_report
+        from .results import results
+
         found = results(loaded, ledger)
         paths: dict[str, object] = {"page": write_report(found, place)}
         if found.winner is not None:

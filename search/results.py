@@ -5,9 +5,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from ..lpa.config import UserError, read_yaml
 from ..lpa.files import replace_text
@@ -17,6 +17,9 @@ from .ledger import NOISE, SEARCH, Ledger, open_ledger
 from .presets import parse_space
 from .proxy import Record
 from .space import Space
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,10 @@ class Results:
         """The costs among the objectives, or all of them when only the loss is minimised."""
         return [name for name in self.space.objectives if name != "loss_nats"] or list(self.space.dense_costs)
 
-    def table(self, records: Sequence[Record]) -> pd.DataFrame:
+    def table(self, records: Sequence[Record]) -> "pd.DataFrame":
         """A row a record, units in the columns' names."""
+        import pandas as pd  # no table is made before the first run
+
         return pd.DataFrame([self.row(record) for record in records])
 
     def row(self, record: Record) -> dict[str, object]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import Config, Count
 from .linear import FactorActivation, LowRankLinear, saves, torch_default_
-from .placement import FFN, PROJECTIONS, Placement, resolve_rank
+from .placement import ATTENTION, FFN, PROJECTIONS, Placement, resolve_rank
 
 Size = Annotated[int, Field(gt=0)]
 PlacementText = Annotated[Placement, PlainSerializer(lambda placement: placement.text)]
@@ -63,9 +63,10 @@ class ModelConfig(Config):
     """rebalance widens the FFN in steps of this."""
     factor_activation: FactorActivation = "none"
     """Between the two factors of a low-rank projection."""
-    init: Literal["matched", "lpa"] = "matched"
+    init: Literal["matched", "lpa", "scaled"] = "matched"
     """matched: a product AB starts at the dense matrix's std; with a SiLU between the factors, its output at the dense
-    matrix's scale for inputs of unit scale. lpa: torch's defaults, as in the LPA authors' code."""
+    matrix's scale for inputs of unit scale. lpa: torch's defaults, as in the LPA authors' code. scaled: matched, but the
+    matrices of attention, or products AB, start at 1/sqrt(3) of that, which is what those defaults leave of a product's std."""
     placement: PlacementText
     """Which projections are low-rank, and at which fraction of full rank; `dense` when left out."""
 
@@ -281,10 +282,12 @@ class Decoder(nn.Module):
 
     def dense_std(self, name: str) -> float:
         """std of a dense projection, e.g. blocks.0.attention.q: 1/sqrt(d_in); for the two that end a residual branch (o, down)
-        1/sqrt(2 n_layers d_in), as in GPT-2, so that the stream's scale does not grow with depth."""
+        1/sqrt(2 n_layers d_in), as in GPT-2, so that the stream's scale does not grow with depth. `init: scaled` makes those of
+        attention smaller by sqrt(3)."""
         last = name.rpartition(".")[2]
         depth = 2 * self.config.n_layers if last in ("o", "down") else 1
-        return 1 / math.sqrt(self.config.projection(last)[0] * depth)
+        scaled = 3 if self.config.init == "scaled" and last in ATTENTION else 1
+        return 1 / math.sqrt(self.config.projection(last)[0] * depth * scaled)
 
 
 def rotary(config: ModelConfig, time: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,8 @@ class TrainConfig(Config):
     """Evaluations on the validation windows, evenly spaced, the last one at the end."""
     eval_steps: tuple[Annotated[int, Field(gt=0)], ...] = ()
     """Steps after which there is one more."""
+    test: bool = False
+    """At the end the test split is evaluated, too: as many of its tokens as of the validation split's."""
     log_every: Annotated[int, Field(gt=0)] = 10
     """Steps between two lines of metrics."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
@@ -74,7 +76,7 @@ class TrainConfig(Config):
     def fingerprint(self, content: str) -> str:
         """A hash of everything that decides the result: the data's content, and all fields but those that say how it is
         watched and how much of a batch is in memory at a time (which moves the last bits alone)."""
-        others = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch"}
+        others = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch", "test"}
         return hashlib.sha256(f"{content} {self.model_dump_json(exclude=others)}".encode()).hexdigest()[:16]
 
     def resolve_device(self) -> torch.device:
@@ -101,6 +103,8 @@ class Progress:
     """Spent in this call so far."""
     curve: Curve = ()
     """Of every evaluation so far, those of earlier calls included."""
+    test_loss_nats: float | None = None
+    """At the end, where the config asks for it."""
 
 
 class DivergedError(Exception):
@@ -136,15 +140,17 @@ def train(
             losses.append(step(model, adamw, batches(number), config, number, share))
             done = number + 1
 
-            train_loss = valid_loss = None
+            train_loss = valid_loss = test_loss = None
             if done % config.log_every == 0 or done in due:
                 train_loss = _finite(torch.stack(losses).mean().item(), "training", done)
                 losses.clear()
             if done in due:
                 valid_loss = _finite(evaluate(model, shards, "valid", config), "validation", done)
                 curve = (*curve, (done * config.batch_tokens, valid_loss))
+            if config.test and done == config.steps:
+                test_loss = _finite(evaluate(model, shards, "test", config), "test", done)
             seconds = time.perf_counter() - started
-            progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve)
+            progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve, test_loss)
             metrics.write(progress)
             if _keeps(config, done) if only_at is None else done in only_at:
                 keeper.save(Reached(done, curve, losses))

@@ -1,8 +1,7 @@
-"""The command line: search, report, watch, export, train, show, prepare."""
+"""The command line: search, report, watch, confirm, export, train, show, prepare."""
 
 import errno
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from contextlib import ExitStack, closing, nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -19,12 +18,12 @@ from .interrupt import Interrupt
 
 if TYPE_CHECKING:
     from ..lpa.train import TrainConfig
-    from .budget import Budget
+    from .calls import Begin, Where
     from .dashboard import Copy
-    from .executor import LocalExecutor, Setup
-    from .ray_executor import RayExecutor
     from .space import Space
     from .watch import View
+
+T = TypeVar("T")
 
 app = typer.Typer(
     add_completion=False,
@@ -45,7 +44,9 @@ def _folder(word: str) -> Path:
 Directory = Annotated[Path, typer.Argument(parser=_folder, metavar="DIR", help="A study's folder.")]
 Out = Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Folder of results.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. seed=1.")]
-Place = Literal["local", "ray"]
+Executors = Annotated[
+    Literal["local", "ray"], typer.Option(help="Here, or on the Ray cluster at RAY_ADDRESS (without: a Ray of its own).")
+]
 Storage = Annotated[str | None, typer.Option(help="An Optuna storage URL instead of the folder's study.db.")]
 
 
@@ -57,24 +58,60 @@ def search(
     tokens: Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")] = None,
     minutes: Annotated[float | None, typer.Option(help="No new run starts after this long.")] = None,
     workers: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
-    executor: Annotated[
-        Place, typer.Option(help="Here, or on the Ray cluster at RAY_ADDRESS (without: a Ray of its own).")
-    ] = "local",
+    executor: Executors = "local",
     storage: Storage = None,
     settings: Settings = None,
 ) -> None:
     """Search a space; the same command goes on where it stopped. Results go to runs/NAME or to --out."""
+    budget = {"trials": trials, "tokens": tokens, "minutes": minutes, "workers": workers}
+    flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
+
+    def drive(begin: "Begin") -> bool:
+        from . import calls
+
+        return calls.search(space, out, begin, storage, [*(settings or []), *flags])
+
+    if not _driving(executor, drive):
+        raise typer.Exit(1)
+
+
+@app.command()
+def confirm(
+    directory: Directory,
+    out: Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Instead of DIR/confirm.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="No new run starts after this long.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    executor: Executors = "local",
+    storage: Storage = None,
+    settings: Settings = None,
+) -> None:
+    """Test the placement claim of a study: the arms at equal cost, with seeds of their own; the same command goes on where it
+    stopped. Results go to DIR/confirm."""
+    budget = {"confirm.tokens": tokens, "confirm.minutes": minutes, "search.workers": workers}
+    flags = [f"{name}={value}" for name, value in budget.items() if value is not None]
+
+    def drive(begin: "Begin") -> None:
+        from . import calls
+
+        calls.confirm(directory, out, begin, storage, [*(settings or []), *flags])
+
+    _driving(executor, drive)
+
+
+def _driving(where: "Where", drive: "Callable[[Begin], T]") -> "T":
+    """Drive runs: interrupted or with a storage that fails it ends in a line, and the same command goes on from there."""
     from . import nursery
 
     os.environ.setdefault(
         "OPENBLAS_NUM_THREADS", "1"
     )  # numpy's threads would wait for cores that train: 120 ms a proposal for 77
-    budget = {"trials": trials, "tokens": tokens, "minutes": minutes, "workers": workers}
-    flags = [f"search.{name}={value}" for name, value in budget.items() if value is not None]
     try:
         # it imports what local workers need while the driver imports its own
-        with nursery.running() if executor == "local" else nullcontext():
-            _search(space, out, executor, storage, [*(settings or []), *flags])
+        with nursery.running() if where == "local" else nullcontext():
+            from . import calls
+
+            return drive(calls.executors(where, lambda line: _say(line, 0)))
     except KeyboardInterrupt:
         raise typer.Exit(_say("stopped; the same command goes on from here", 130)) from None
     except Exception as error:
@@ -91,67 +128,6 @@ def _is_of_storage(error: Exception) -> bool:
 
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
     return isinstance(error, StorageInternalError) or (isinstance(error, OSError) and error.errno in full)
-
-
-def _search(space: str, out: Path | None, where: Place, storage: str | None, settings: list[str]) -> None:
-    from ..lpa.data import check_fits
-    from ..lpa.prepare import open_shards
-    from . import folder, live, preparing, study
-    from .checkpoints import CHECKPOINTS
-    from .executor import Setup
-    from .presets import load_space
-
-    begin = _executors(where)
-    loaded = load_space(space, settings)
-    place = folder.check_folder(out or Path("runs") / loaded.name)
-    with preparing.progress() as watch_data:
-        shards = open_shards(loaded.proxy.data, watch_data)
-    check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
-    with folder.held(place), live.written(place) as write:
-        setup = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
-        with begin(setup, loaded.search) as executor:
-            from . import screen, terminal
-
-            study_of = folder.driven(place, loaded, shards.content, storage)
-            with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
-
-                def watch(state: study.State) -> None:
-                    state.stopping = interrupt.signal != 0
-                    draw(state)
-                    write(state)
-                    if not executor.idle:  # there is time
-                        from . import export, report  # noqa: F401 (for the end)
-
-                state = study.search(loaded, ledger, executor, watch, checkpoints)
-        from .export import export
-        from .report import write_report
-        from .results import results
-
-        found = results(loaded, ledger)
-        paths: dict[str, object] = {"page": write_report(found, place)}
-        if found.winner is not None:
-            config = export(found, found.winner, place)
-            paths |= {"exported config": config, "train it": f"lpanas train {shlex.quote(str(config))}"}
-    if state.exhausted:
-        terminal.console.print("No candidate is left that was not trained.")
-    terminal.print_results(found, paths)
-    if not found.complete:
-        raise typer.Exit(1)
-
-
-def _executors(where: Place) -> "Callable[[Setup, Budget], LocalExecutor | RayExecutor]":
-    """How to begin an executor. Raises UserError where Ray is not installed."""
-    if where == "local":
-        from .executor import LocalExecutor
-
-        return lambda setup, its: LocalExecutor(setup, its.workers, its.workers_per_device, its.hung_minutes)
-    try:
-        from .ray_executor import RayExecutor
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise UserError("--executor ray: Ray is not installed: pip install 'lpanas[ray]'") from None
-    return lambda setup, its: RayExecutor(setup, its, lambda line: _say(line, 0))
 
 
 @app.command()

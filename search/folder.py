@@ -17,7 +17,7 @@ import torch
 
 from ..lpa.config import UserError, dump_yaml
 from ..lpa.files import replace_text
-from .ledger import Ledger, open_ledger
+from .ledger import CONFIRM, SEARCH, Ledger, open_ledger
 from .space import Space
 from .storage import shown
 
@@ -102,10 +102,11 @@ def environment(space: Space) -> dict[str, Any]:
 
 
 @contextmanager
-def driven(folder: Path, space: Space, content: str, url: str | None) -> Generator[Ledger]:
-    """The ledger of a held folder, checked to be this space's on this data, and driven by this process alone. Raises
-    UserError."""
-    ledger = open_ledger(space, url or storage_url(folder), study_name(folder, url))
+def driven(folder: Path, space: Space, content: str, url: str | None, study: Path | None = None) -> Generator[Ledger]:
+    """The ledger of a held folder, checked to be this space's on this data, and driven by this process alone. study: the folder
+    of the search, for a confirmation in the other one. Raises UserError."""
+    of, name = (SEARCH, study_name(folder, url)) if study is None else (CONFIRM, study_name(study, url))
+    ledger = open_ledger(space, url or storage_url(folder), name, of=of)
     with closing(ledger), ledger.held():
         ledger.check(content)
         write_setup(folder, space)

@@ -14,17 +14,18 @@ from optuna.trial import TrialState, create_trial
 
 from ..lpa.config import UserError
 from . import lease
+from .protocol import BUDGET_KEYS
 from .proxy import Job, Record
 from .space import Space
 from .storage import FAILURES, attributes, failed, has_tables, open_storage, patiently, shown, write_params
 
 T = TypeVar("T")
 
-SEARCH, NOISE = "trial", "noise"
-"""The two kinds of run, each an Optuna study of its own: candidates, and further seeds of the dense arm."""
-
-BUDGET_KEYS = ("search",)
-"""What may change between two calls on one study."""
+SEARCH, NOISE, CONFIRM = "trial", "noise", "confirm"
+"""The kinds of run, each an Optuna study of its own: candidates and further seeds of the dense arm, of a search; and the runs
+of a confirmation."""
+MAY_CHANGE: dict[str, tuple[str, ...]] = {SEARCH: ("search", "confirm"), CONFIRM: ("search", *BUDGET_KEYS)}
+"""The keys of a space that may change between two calls on one study."""
 
 
 @dataclass
@@ -46,10 +47,14 @@ class Ledger:
     at, follow in a second one.)
     """
 
-    def __init__(self, space: Space, storage: BaseStorage, name: str, url: str = "in memory", *, create: bool = True) -> None:
-        self.space, self.storage, self.name, self.url = space, storage, name, url
-        self.objectives: dict[str, tuple[str, ...]] = {SEARCH: space.objectives, NOISE: ("loss_nats",)}
-        self.studies = {kind: self._study(f"{name} {kind}", len(self.objectives[kind]), create) for kind in (SEARCH, NOISE)}
+    def __init__(
+        self, space: Space, storage: BaseStorage, name: str, url: str = "in memory", *, of: str = SEARCH, create: bool = True
+    ) -> None:
+        """of: a search's, or a confirmation's."""
+        self.space, self.storage, self.name, self.url, self.main = space, storage, name, url, of
+        self.objectives: dict[str, tuple[str, ...]] = {of: space.objectives if of == SEARCH else ("loss_nats",)}
+        self.objectives |= {NOISE: ("loss_nats",)} if of == SEARCH else {}
+        self.studies = {kind: self._study(f"{name} {kind}", len(its), create) for kind, its in self.objectives.items()}
         self._runs: dict[str, dict[str, _Run]] = {}
         self._strays: list[int] = []
 
@@ -71,16 +76,16 @@ class Ledger:
         if not isinstance(self.storage, RDBStorage):  # one in memory has no other process
             yield
             return
-        with lease.held(self.storage, self.studies[SEARCH], self.name):
+        with lease.held(self.storage, self.studies[self.main], self.name):
             yield
 
     def check(self, content: str) -> None:
         """Raises UserError when the storage holds another space's study, or one on other data; else writes down ours."""
-        study = self.studies[SEARCH]
+        study = self.studies[self.main]
         ours = self.space.model_dump(mode="json")
         held = self._patiently(lambda: self.storage.get_study_user_attrs(study)).get("made_from")
         if held is not None:  # it is None when a driver died right after making the study
-            key = _first_difference(held["space"], ours)
+            key = _first_difference(_filled(held["space"]), ours, MAY_CHANGE[self.main])
             if key:
                 raise UserError(f"the study there was made with another space: {key} differs; give another --out")
             if held["data"] != content:
@@ -178,14 +183,14 @@ class Ledger:
         return patiently(self.url, do)
 
 
-def open_ledger(space: Space, url: str, name: str, *, create: bool = True) -> Ledger:
-    """The ledger in a storage by its URL. Raises UserError when the storage cannot be opened, or holds no such study and none
-    is to be made."""
+def open_ledger(space: Space, url: str, name: str, *, of: str = SEARCH, create: bool = True) -> Ledger:
+    """The ledger of a search, or of a confirmation, in a storage by its URL. Raises UserError when the storage cannot be
+    opened, or holds no such study and none is to be made."""
     if not create and not has_tables(url):  # they would be made
         raise no_study(name, url)
     storage = open_storage(url)
     try:
-        return Ledger(space, storage, name, url, create=create)
+        return Ledger(space, storage, name, url, of=of, create=create)
     except FAILURES as error:
         raise failed(url, error) from None
 
@@ -211,14 +216,22 @@ def _kind(run: str) -> str:
     return run.partition("-")[0]
 
 
-def _first_difference(held: dict[str, Any], ours: dict[str, Any], path: str = "") -> str:
-    """The dotted key of the first difference between two spaces, budgets left aside; empty when there is none."""
+def _filled(held: dict[str, Any]) -> dict[str, Any]:
+    """A space as it was written, with what has come to spaces since then at its default."""
+    try:
+        return Space.parse(held, "").model_dump(mode="json")
+    except UserError:  # of another version
+        return held
+
+
+def _first_difference(held: dict[str, Any], ours: dict[str, Any], but: Sequence[str], path: str = "") -> str:
+    """The dotted key of the first difference between two spaces, `but` for those; empty when there is none."""
     for key in [*held, *(key for key in ours if key not in held)]:
-        if not path and key in BUDGET_KEYS:
+        if path + key in but:
             continue
         a, b = held.get(key), ours.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            inner = _first_difference(a, b, f"{path}{key}.")
+            inner = _first_difference(a, b, but, f"{path}{key}.")
             if inner:
                 return inner
         elif a != b:

@@ -23,7 +23,13 @@ def load_space(name: str, settings: Sequence[str] = ()) -> Space:
 
 def parse_space(raw: Mapping[str, Any], where: str) -> Space:
     """A space from plain data, its named shapes filled in. Raises UserError."""
-    return Space.parse(with_shapes(raw, f"{where}: ", "proxy.model", "target.model"), where)
+    shaped = with_shapes(raw, f"{where}: ", "proxy.model", "target.model")
+    confirm = shaped.get("confirm")
+    if isinstance(confirm, dict) and isinstance(confirm.get("sizes"), (list, tuple)):
+        here = enumerate(confirm["sizes"])
+        each = [with_shapes(one, f"{where}: confirm.sizes.{n}.", "model") if isinstance(one, dict) else one for n, one in here]
+        shaped["confirm"] = confirm | {"sizes": each}
+    return Space.parse(shaped, where)
 
 
 def presets() -> list[str]:

@@ -9,14 +9,16 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
 from ..lpa.checkpoint import Curve, Reached
-from ..lpa.config import Config, UserError, one_line
+from ..lpa.config import Config, Count, UserError, one_line
 from ..lpa.data import Shards
 from ..lpa.model import ModelConfig
+from ..lpa.optim import OptimConfig
 from ..lpa.train import DivergedError, Progress, TrainConfig, reached, train
 from .budget import Listed
 
@@ -32,6 +34,16 @@ class Refusal(Config):
     params: dict[str, str]
     why: str
     """`the model of trial-7`, or `above the limit of params`."""
+
+
+class Recipe(Config):
+    """How a run is trained where that is not as the space's proxy is."""
+
+    optim: OptimConfig
+    tokens: Annotated[Count, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+    """Sequences a step."""
+    microbatch: Annotated[int, Field(gt=0)] | None = None
 
 
 class Job(Config):
@@ -66,6 +78,8 @@ class Job(Config):
     """Why each earlier attempt at it failed, since the driver was last started."""
     microbatch: int | None = None
     """Sequences in one forward pass, where an attempt that ran out of memory made them fewer than the space's."""
+    recipe: Recipe | None = None
+    """Of a run of a confirmation, whose loss is also taken on the test split."""
 
     @property
     def placement(self) -> str:
@@ -101,6 +115,8 @@ class Record(Job):
     """Validation loss at the end, nats a token."""
     bits_per_byte: float | None = None
     """The same as bits a byte of text."""
+    test_loss_nats: float | None = None
+    """On the test split at the end, nats a token, of a run of a confirmation."""
     tokens: int = 0
     """Trained on, however it ended."""
     tokens_before: int = 0
@@ -219,6 +235,7 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards, folder: Path | None
         reason=f"out of memory: {reason}" if out_of_memory else reason,
         loss_nats=loss,
         bits_per_byte=bits,
+        test_loss_nats=now.test_loss_nats if status == "complete" else None,
         tokens=now.tokens,
         tokens_before=min(start.step * config.batch_tokens, job.continues_at),
         curve=now.curve,
@@ -236,7 +253,9 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards, folder: Path | None
 
 
 def as_trained(job: Job, config: TrainConfig) -> TrainConfig:
-    """The training of a job, evaluated at its rungs."""
+    """The training of a job, evaluated at its rungs; config: that of the space's proxy."""
+    if job.recipe is not None:
+        config = config.change(**dict(job.recipe), test=True)
     changes: dict[str, object] = {"model": job.model, "seed": job.seed, "microbatch": job.microbatch or config.microbatch}
     return config.change(**changes, eval_steps=tuple(tokens // config.batch_tokens for tokens in job.rungs))
 

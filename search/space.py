@@ -19,6 +19,7 @@ from ..lpa.model import ModelConfig
 from ..lpa.placement import ATTENTION, FFN, Placement, Rank, parse_projections, parse_rank, rank_text
 from ..lpa.train import TrainConfig
 from .budget import Budget, Listed, RankChoice, check_groups
+from .protocol import Protocol
 from .rungs import rung_steps
 
 COSTS = ("flops_per_token", "params", "memory_bytes")
@@ -115,6 +116,7 @@ class Space(Config):
     limits: dict[str, Limit] = {}
     """Largest cost of a candidate at the target: `params: 1.0 x dense`, or a number. Not trained when above it."""
     search: Budget = Budget()
+    confirm: Protocol = Protocol()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -135,6 +137,10 @@ class Space(Config):
                 raise ValueError(f"limits.{name}: unknown cost, {nearest(name, COSTS)}")
         self._check_search()
         self._check_feasible()
+        if self.confirm.seeds.offset < self.search.noise_seeds:
+            raise ValueError(
+                f"confirm.seeds.offset: the search's own seeds go up to {self.search.noise_seeds - 1}, so one more"
+            )
         return self
 
     def _check_search(self) -> None:
@@ -199,13 +205,13 @@ class Space(Config):
     @cached_property
     def dense_costs(self) -> dict[str, int]:
         """The dense target's cost by name."""
-        return self._cost(self.target.model)
+        return self.costs(self.target.model)
 
     @cached_property
     def choices(self) -> dict[str, tuple[str, ...]]:
         """What may vary: a parameter for each (group, band), rebalance and factor_activation, each with its choices."""
         ranks = {
-            _rank_key(group, band, self.vary.bands): choices
+            rank_key(group, band, self.vary.bands): choices
             for group, choices in self.vary.ranks.items()
             for band in range(self.vary.bands)
         }
@@ -252,7 +258,7 @@ class Space(Config):
         """The candidate at a point of the space."""
         bands = [
             {
-                name: parse_rank(params[_rank_key(group, band, self.vary.bands)])
+                name: parse_rank(params[rank_key(group, band, self.vary.bands)])
                 for group in self.vary.ranks
                 for name in parse_projections(group)
             }
@@ -283,7 +289,7 @@ class Space(Config):
             for band in range(self.vary.bands):
                 ranks = bands[band * len(bands) // self.vary.bands]
                 texts = {rank_text(ranks.get(name)) for name in parse_projections(group)}
-                params[_rank_key(group, band, self.vary.bands)] = min(texts)
+                params[rank_key(group, band, self.vary.bands)] = min(texts)
         params = {name: params[name] for name in self.choices}
         inside = all(value in self.choices[name] for name, value in params.items())
         if not inside or self.candidate(params).proxy != candidate.proxy:
@@ -299,10 +305,11 @@ class Space(Config):
             if placed.placement.sublayers == "dense":
                 placed = model
             models.append(rebalance(placed, rule))
-        costs = self._cost(models[1])
+        costs = self.costs(models[1])
         return Candidate(params, models[0], models[1], costs, not self.broken(costs))
 
-    def _cost(self, target: ModelConfig) -> dict[str, int]:
+    def costs(self, target: ModelConfig) -> dict[str, int]:
+        """What a target costs, by name."""
         figures = cost(target, self.target.microbatch).asdict()
         return {name: figures[name] for name in COSTS}
 
@@ -326,7 +333,8 @@ class Candidate:
         return self.proxy.model_dump_json()
 
 
-def _rank_key(group: str, band: int, bands: int) -> str:
+def rank_key(group: str, band: int, bands: int) -> str:
+    """The parameter that says a group's rank in a band of depth."""
     return f"rank {group}" if bands == 1 else f"rank {group} band {band}"
 
 

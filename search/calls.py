@@ -1,0 +1,106 @@
+"""What `lpanas search` and `lpanas confirm` do: a folder, its data, an executor, a driver, what is shown and what is left."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..lpa.config import UserError
+from ..lpa.data import check_fits
+from ..lpa.prepare import open_shards
+from . import folder, live, preparing
+from .checkpoints import CHECKPOINTS
+from .executor import Setup
+from .interrupt import Interrupt
+from .presets import load_space
+
+if TYPE_CHECKING:
+    from ..lpa.shards import Shards
+    from .budget import Budget
+    from .executor import LocalExecutor
+    from .ray_executor import RayExecutor
+    from .space import Space
+
+Where = Literal["local", "ray"]
+Begin = Callable[["Setup", "Budget"], "LocalExecutor | RayExecutor"]
+
+
+def executors(where: Where, say: Callable[[str], object]) -> Begin:
+    """How to begin an executor. Raises UserError where Ray is not installed."""
+    if where == "local":
+        from .executor import LocalExecutor
+
+        return lambda setup, its: LocalExecutor(setup, its.workers, its.workers_per_device, its.hung_minutes)
+    try:
+        from .ray_executor import RayExecutor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError("--executor ray: Ray is not installed: pip install 'lpanas[ray]'") from None
+    return lambda setup, its: RayExecutor(setup, its, say)
+
+
+def opened(space: "Space") -> "Shards":
+    """The space's token shards, made if need be. Raises UserError."""
+    with preparing.progress() as watch_data:
+        return open_shards(space.proxy.data, watch_data)
+
+
+def search(space: str, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> bool:
+    """Search a space, and leave tables, a page and the winner's config; whether any candidate was trained to its end."""
+    loaded = load_space(space, settings)
+    place = folder.check_folder(out or Path("runs") / loaded.name)
+    shards = opened(loaded)
+    check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
+    with folder.held(place), live.written(place) as write:
+        setup = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
+        with begin(setup, loaded.search) as executor:
+            from . import screen, study, terminal
+
+            study_of = folder.driven(place, loaded, shards.content, storage)
+            with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
+
+                def watch(state: study.State) -> None:
+                    state.stopping = interrupt.signal != 0
+                    draw(state)
+                    write(state)
+                    if not executor.idle:  # there is time
+                        from . import export, report  # noqa: F401 (for the end)
+
+                state = study.search(loaded, ledger, executor, watch, checkpoints)
+        from .export import export
+        from .report import write_report
+        from .results import results
+
+        found = results(loaded, ledger)
+        paths: dict[str, object] = {"page": write_report(found, place)}
+        if found.winner is not None:
+            config = export(found, found.winner, place)
+            paths |= {"exported config": config, "train it": f"lpanas train {shlex.quote(str(config))}"}
+    if state.exhausted:
+        terminal.console.print("No candidate is left that was not trained.")
+    terminal.print_results(found, paths)
+    return bool(found.complete)
+
+
+def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> None:
+    """Confirm a study's claim, and leave the verdict, tables and a page."""
+    from . import confirm, confirmation
+    from .variants import variants
+
+    space = confirm.resolved(directory, storage, settings)
+    place = folder.check_folder(out or directory / "confirm")
+    arms = variants(space, {})
+    shards = opened(space)
+    confirm.check(space, arms, shards)
+    with folder.held(place):
+        setup = Setup(space.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
+        with begin(setup, space.search) as executor:
+            study = folder.driven(place, space, shards.content, storage, study=directory)
+            with study as ledger, Interrupt() as interrupt:
+
+                def watch(state: confirm.Confirming) -> None:
+                    state.stopping = interrupt.signal != 0
+
+                state = confirm.confirm(space, arms, ledger, executor, watch, checkpoints)
+        confirmation.write_records(state.records, place)

@@ -1,0 +1,158 @@
+"""The driver of a confirmation: whatever its course asks for, within the budget, and on from where an earlier call stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ..lpa.config import UserError
+from ..lpa.data import check_fits
+from ..lpa.shards import Shards
+from .budget import ARMS
+from .course import Cell, Course, key_of
+from .drive import Runs, drive
+from .executor import Executor
+from .folder import SPACE
+from .ledger import CONFIRM, Ledger
+from .presets import load_space
+from .protocol import WINNER
+from .proxy import Job, Recipe
+from .results import read_study
+from .space import Space
+from .variants import Variant, as_listed, sized, sizes
+
+
+class Watcher(Protocol):
+    """Somebody who is shown how a confirmation goes."""
+
+    def __call__(self, state: "Confirming") -> None:
+        """Called whenever anything has changed, and about once a second."""
+
+
+@dataclass
+class Confirming(Runs):
+    """A confirmation as it goes."""
+
+    variants: Sequence[Variant]
+    wanted: list[Cell] = field(default_factory=list)
+    """What the course asks for by now, runs under way included."""
+    exhausted: bool = False
+    """All that the protocol asks for has ended."""
+
+    @property
+    def planned(self) -> int:
+        """Runs that there will be, as far as is known by now."""
+        return self.done + len(self.wanted)
+
+
+def confirm(
+    space: Space,
+    variants: Sequence[Variant],
+    ledger: Ledger,
+    executor: Executor,
+    watch: Watcher,
+    checkpoints: Path | None = None,
+) -> Confirming:
+    """Train what the protocol asks for until every comparison is settled, or no more is allowed; see drive."""
+    recovered = ledger.recover()  # first: it may tell a record
+    state = Confirming(space, ledger.records(CONFIRM), variants, recovered=recovered)
+    drive(state, ledger, executor, _Cells(state, ledger), lambda: watch(state), checkpoints=checkpoints)
+    return state
+
+
+def resolved(folder: Path, storage: str | None, settings: Sequence[str]) -> Space:
+    """The space of a study with its protocol as it will be followed: the winner said by its placement. Raises UserError."""
+    found = read_study(folder, storage)
+    space = load_space(str(folder / SPACE), settings)
+    protocol = space.confirm
+    if WINNER not in protocol.arms or WINNER in protocol.placements:
+        return space
+    if found.winner is None:
+        raise UserError(f"{folder}: no candidate has a loss, so there is no winner; leave it out of confirm.arms, or search on")
+    placements = protocol.placements | {WINNER: as_listed(space, found.winner)}
+    return space.change(confirm=protocol.change(placements=placements))
+
+
+def check(space: Space, variants: Sequence[Variant], shards: Shards) -> None:
+    """Raises UserError, before anything runs, when the protocol cannot be followed: a budget that ends before the first look,
+    or too little text."""
+    protocol, least = space.confirm, Course(space, variants, []).least
+    if protocol.tokens is not None and protocol.tokens < least:
+        seeds = protocol.seeds
+        raise UserError(
+            f"confirm.tokens: {protocol.tokens:,} do not reach the first look: {least:,} are needed, for "
+            f"{len(protocol.lr_factors)} learning rates x {seeds.sweep} seeds and {seeds.first} further seeds of "
+            f"{len({one.trained(1.0) for one in variants})} models"
+        )
+    for size in sizes(space):
+        config = sized(space, size)
+        check_fits(shards, config.data, config.steps * config.batch_tokens, config.model)
+        window = config.model.context + 1
+        if (found := shards.tokens["test"]) < window:
+            raise UserError(f"data: too little test text in {config.data.name}: {found:,} tokens found, {window:,} needed")
+
+
+class _Cells:
+    """What the course asks for, as jobs."""
+
+    def __init__(self, state: Confirming, ledger: Ledger) -> None:
+        self.state, self.ledger = state, ledger
+        self.left = list(state.recovered)
+        self.asked = -1
+        """Runs that had ended when the course was last asked."""
+
+    def take(self) -> Job | None:
+        """The next run that is not under way; None while there is none, or the budget has ended."""
+        state, protocol = self.state, self.state.space.confirm
+        self._ask()
+        if state.is_late(protocol.minutes):
+            return None
+        if self.left:
+            return self.left.pop(0)
+        under_way = {key_of(job) for job in state.running.values()}
+        cell = next((cell for cell in state.wanted if cell.key not in under_way), None)
+        if cell is None or not state.affords(cell.variant.tokens, protocol.tokens):
+            return None
+        job = _job(state.space, f"{CONFIRM}-{self.ledger.count(CONFIRM)}", cell)
+        self.ledger.add(CONFIRM, job)
+        return job
+
+    def make(self) -> bool:
+        """None is made ahead: the next one is known at once."""
+        return False
+
+    def _ask(self) -> None:
+        if self.asked != self.state.done:
+            self.state.wanted = Course(self.state.space, self.state.variants, self.state.records).wanted()
+            self.state.exhausted = not self.state.wanted
+            self.asked = self.state.done
+
+
+def _job(space: Space, run: str, cell: Cell) -> Job:
+    one = cell.variant
+    params = {
+        "size": one.size,
+        "arm": one.arm,
+        "match": one.match,
+        "control": one.control or "",
+        "lr_factor": f"{cell.factor:g}",
+    }
+    recipe = one.at(cell.factor)
+    return Job(
+        run=run,
+        arm=one.arm if one.arm in ARMS else None,
+        params=params,
+        seed=cell.seed,
+        model=one.model,
+        target=one.target,
+        costs=space.costs(one.target),
+        recipe=recipe,
+        rungs=_half(space, recipe, one),
+    )
+
+
+def _half(space: Space, recipe: Recipe, one: Variant) -> tuple[int, ...]:
+    """Where a run has its checkpoint: at the evaluation in its middle."""
+    config = space.proxy.change(**dict(recipe), model=one.model)
+    step = round(config.steps * (config.evals // 2) / config.evals)
+    return (step * config.batch_tokens,) if 0 < step < config.steps else ()

@@ -1,0 +1,279 @@
+"""The course of a confirmation: which runs its protocol asks for next, given what has come of those that have ended.
+
+Nothing else decides it, so a confirmation goes on from its records wherever it was stopped, and no run is trained twice. For
+every arm at every match and size: first the learning rates, each by the sweep's seeds; then, at the rate of the lowest
+validation loss, seeds that decide, up to the first look; then, for the arms of comparisons that are not settled, more of them
+from look to look.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .claim import Comparison, Evidence, family_of, gather
+from .protocol import Match, Versus, VersusFamily
+from .proxy import Job, Record
+from .space import Space
+from .variants import Variant, trained
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A run that the protocol asks for."""
+
+    variant: Variant
+    factor: float
+    """Of the proxy's learning rate."""
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        """What is trained: cells with equal keys are one run."""
+        return f"{self.variant.trained(self.factor)} {self.seed}"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate of an arm, and what the sweep's seeds have come to there."""
+
+    factor: float
+    losses: tuple[float, ...]
+    """Validation loss, nats, of each seed in order: infinite where it diverged, NaN where it failed."""
+
+    @property
+    def mean_nats(self) -> float:
+        """Over the seeds that did not fail; infinite where there is none."""
+        kept = [loss for loss in self.losses if not math.isnan(loss)]
+        return sum(kept) / len(kept) if kept else math.inf
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The learning rates of an arm."""
+
+    rates: tuple[Rate, ...]
+    """Those that all seeds have ended at, ascending."""
+    wanted: tuple[Cell, ...]
+    """Runs that it still needs."""
+
+    @property
+    def best(self) -> Rate | None:
+        """The rate of the lowest mean; None as long as runs are wanted, and when no rate trains."""
+        best = min(self.rates, key=lambda rate: rate.mean_nats, default=None)
+        return best if best is not None and not self.wanted and math.isfinite(best.mean_nats) else None
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the best rate is the lowest or the highest that was tried."""
+        return self.best is not None and self.best in (self.rates[0], self.rates[-1])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The seeds that decide of one comparison, so far: those before the first one that has not ended."""
+
+    seeds: tuple[int, ...]
+    differences: np.ndarray
+    """(seeds,) test loss of A less that of B, nats."""
+    left_out: tuple[int, ...]
+    """Seeds of which a run failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """A comparison of two arms at a match and a size."""
+
+    versus: Versus
+    match: Match
+    a: Variant
+    b: Variant
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.versus.text} at equal {self.match}"
+
+
+class Course:
+    """A protocol, all its arms and the runs that have ended."""
+
+    def __init__(self, space: Space, variants: Sequence[Variant], records: Iterable[Record]) -> None:
+        self.space, self.protocol, self.variants = space, space.confirm, list(variants)
+        self.records = {key_of(record): record for record in records}
+        self.sizes = list(dict.fromkeys(one.size for one in self.variants))
+        self._sweeps = dict[int, Sweep]()
+
+    def __contains__(self, cell: Cell) -> bool:
+        return cell.key in self.records
+
+    def valid_nats(self, cell: Cell) -> float:
+        """Validation loss; infinite when it diverged, NaN when it failed."""
+        record = self.records[cell.key]
+        return _loss(record, record.loss_nats, math.inf)
+
+    def test_nats(self, cell: Cell) -> float:
+        """Test loss; of a run that diverged that of guessing, ln(vocab_size), and NaN when it failed."""
+        record = self.records[cell.key]
+        return _loss(record, record.test_loss_nats, math.log(record.model.vocab_size))
+
+    def arms(self, size: str) -> dict[tuple[str, Match], Variant]:
+        """The arms of a size by name and match, controls left out."""
+        return {(one.arm, one.match): one for one in self.variants if one.size == size and one.control is None}
+
+    def contests(self, size: str, family: VersusFamily) -> list[Contest]:
+        """The comparisons of a size, match by match; of `beside` those whose arms are there."""
+        arms = self.arms(size)
+        return [
+            Contest(one, match, arms[one.a, match], arms[one.b, match])
+            for match in self.protocol.matches
+            for one in self.protocol.versus(family)
+            if (one.a, match) in arms and (one.b, match) in arms
+        ]
+
+    @property
+    def least(self) -> int:
+        """Training tokens of all runs up to the first look at everything."""
+        seeds, models = self.protocol.seeds, {one.trained(1.0): one for one in self.variants}
+        each = len(self.protocol.lr_factors) * seeds.sweep + seeds.first
+        return sum(each * one.tokens for one in models.values())
+
+    def wanted(self) -> list[Cell]:
+        """The runs that are asked for next, first things first; none when all is settled or nothing more is allowed."""
+        found = dict[str, Cell]()
+        for size in self.sizes:
+            for cell in self._wanted_at(size):
+                found.setdefault(cell.key, cell)
+        return list(found.values())
+
+    def _wanted_at(self, size: str) -> list[Cell]:
+        here = [one for one in self.variants if one.size == size]
+        arms, controls = [one for one in here if not one.control], [one for one in here if one.control]
+        sweeps = self._untried(arms)
+        seeds = [] if sweeps else self._first(arms) or self._further(size)
+        return [*sweeps, *seeds, *self._untried(controls), *self._first(controls)]
+
+    def _untried(self, variants: Iterable[Variant]) -> list[Cell]:
+        """What is missing for their learning rates."""
+        return [cell for one in variants for cell in self.sweep(one).wanted]
+
+    def sweep(self, variant: Variant) -> Sweep:
+        """The learning rates of an arm: extended for as long as the best one lies at an end and that is allowed."""
+        if id(variant) not in self._sweeps:
+            self._sweeps[id(variant)] = self._swept(variant)
+        return self._sweeps[id(variant)]
+
+    def _swept(self, variant: Variant) -> Sweep:
+        factors = list(self.protocol.lr_factors)
+        steps = {"low": factors[0] / factors[1], "high": factors[-1] / factors[-2]}
+        left = dict.fromkeys(steps, self.protocol.lr_extend)
+        while True:
+            found = self._tried(variant, factors)
+            if found.wanted or not found.rates:
+                return found
+            means = [rate.mean_nats for rate in found.rates]
+            lowest = means.index(min(means))
+            end = "low" if lowest == 0 else "high" if lowest == len(means) - 1 else None
+            if end is None or not left[end]:
+                return found
+            left[end] -= 1
+            at = factors[0] if end == "low" else factors[-1]
+            factors = sorted([*factors, at * steps[end]])
+
+    def _tried(self, variant: Variant, factors: Sequence[float]) -> Sweep:
+        rates, wanted = list[Rate](), list[Cell]()
+        for factor in factors:
+            cells = [Cell(variant, factor, seed) for seed in self.protocol.sweep_seeds(self.space.seed)]
+            missing = [cell for cell in cells if cell not in self]
+            wanted += missing
+            if not missing:
+                rates.append(Rate(factor, tuple(map(self.valid_nats, cells))))
+        return Sweep(tuple(rates), tuple(wanted))
+
+    def deciding(self, variant: Variant, count: int) -> list[Cell]:
+        """The first `count` seeds that decide, at the best rate; none when there is none."""
+        best = self.sweep(variant).best
+        if best is None:
+            return []
+        return [Cell(variant, best.factor, self.protocol.seed(self.space.seed, number)) for number in range(count)]
+
+    def _first(self, variants: Iterable[Variant]) -> list[Cell]:
+        """What is missing for the first look."""
+        first = self.protocol.seeds.first
+        cells = [cell for one in variants for cell in self.deciding(one, first)]
+        return sorted((cell for cell in cells if cell not in self), key=lambda cell: cell.seed)
+
+    def _further(self, size: str) -> list[Cell]:
+        """What is missing for the next look at the comparisons of the claim that are open."""
+        contests = self.contests(size, "claim")
+        cells = [cell for one, look in self.looks(contests).items() for cell in self._missing(one, look)]
+        return sorted(cells, key=lambda cell: cell.seed)
+
+    def looks(self, contests: Sequence[Contest]) -> dict[Contest, int]:
+        """The comparisons that go on, and the look in seeds that they come to next. All that are open come to a look before any
+        goes on; one that was settled at an earlier look stays so."""
+        seen = dict.fromkeys(contests, 0)
+        going = [one for one in contests if self._can(one)]
+        for look in self.protocol.plan.looks:
+            missing = [one for one in going if len(self.pairs(one).seeds) < look]
+            if missing:
+                return dict.fromkeys(missing, look)
+            seen |= dict.fromkeys(going, look)
+            open_ones = self._open(seen)
+            going = [one for one in going if one in open_ones]
+        return {}
+
+    def _open(self, seen: dict[Contest, int]) -> set[Contest]:
+        """Those that so many seeds of each have not settled."""
+        evidence = [self.evidence(one, self.pairs(one).differences[:count]) for one, count in seen.items()]
+        settled = set[int]().union(*(family_of(evidence, family, self.protocol.plan) for family in ("confirms", "refutes")))
+        return {one for number, one in enumerate(seen) if number not in settled}
+
+    def comparison(self, contest: Contest) -> Comparison:
+        """What is to be shown of it."""
+        return Comparison(contest.name, contest.versus.direction, self.protocol.matters_nats)
+
+    def evidence(self, contest: Contest, differences: np.ndarray) -> Evidence:
+        """differences: (seeds,) nats."""
+        return gather(self.comparison(contest), differences, self.protocol.plan)
+
+    def _can(self, contest: Contest) -> bool:
+        """Whether both arms have a rate at which they train, and do not fail again and again."""
+        trains = all(self.sweep(one).best is not None for one in (contest.a, contest.b))
+        return trains and len(self.pairs(contest).left_out) <= self.protocol.seeds.most
+
+    def _missing(self, contest: Contest, look: int) -> list[Cell]:
+        """The runs that it lacks to have so many pairs; a seed that failed is replaced by another."""
+        count = look + len(self.pairs(contest).left_out)
+        cells = [cell for one in (contest.a, contest.b) for cell in self.deciding(one, count)]
+        return [cell for cell in cells if cell not in self]
+
+    def pairs(self, contest: Contest) -> Pairs:
+        """The seeds of a comparison that have ended, as pairs."""
+        most = 2 * self.protocol.seeds.most + 1  # as many may fail
+        sides = [self.deciding(one, most) for one in (contest.a, contest.b)]
+        seeds, differences, left_out = list[int](), list[float](), list[int]()
+        for a, b in zip(*sides, strict=False):
+            if a not in self or b not in self:
+                break
+            difference = self.test_nats(a) - self.test_nats(b)
+            if math.isnan(difference):
+                left_out.append(a.seed)
+            else:
+                seeds.append(a.seed)
+                differences.append(difference)
+        return Pairs(tuple(seeds), np.array(differences), tuple(left_out))
+
+
+def key_of(job: Job) -> str:
+    """The key of the cells that a run is."""
+    assert job.recipe is not None
+    return f"{trained(job.model, job.recipe)} {job.seed}"
+
+
+def _loss(record: Record, loss: float | None, diverged: float) -> float:
+    if record.status == "diverged":
+        return diverged
+    return math.nan if loss is None else loss

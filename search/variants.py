@@ -1,0 +1,228 @@
+"""The arms of a confirmation as models: at each size, matched with the dense arm, and with the controls' changes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..lpa.config import UserError, first_mistake
+from ..lpa.cost import Rebalance, body_params, flops_per_token, rebalance
+from ..lpa.model import ModelConfig
+from ..lpa.placement import Placement
+from ..lpa.train import TrainConfig
+from .budget import ARMS, Listed
+from .protocol import WINNER, Control, Match, Size
+from .proxy import Recipe, Record
+from .space import Space, rank_key
+
+WITHIN = 0.005
+"""What a match may miss, as a share of the dense arm's."""
+WARMUP = 0.05
+"""Of the steps, in the control of a proxy that has no warm-up (assumption: the presets' share)."""
+MEASURES: dict[str, Callable[[ModelConfig], int]] = {"params": body_params, "flops": flops_per_token}
+RULES: dict[str, Rebalance] = {"width": "none", "params": "params", "flops": "flops"}
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """An arm at a match and a size, or a control's version of it."""
+
+    size: str
+    arm: str
+    match: Match
+    control: Control | None
+    model: ModelConfig
+    """What is trained."""
+    target: ModelConfig
+    """The same at the space's target."""
+    recipe: Recipe
+    """How, at the proxy's own learning rate."""
+
+    @property
+    def name(self) -> str:
+        """In words, within its size."""
+        warmup = self.recipe.optim.warmup_share
+        words = {
+            "scaled": "attention scaled by 1/√3",
+            "init": "authors' initialisation" if self.model.init == "lpa" else "matched initialisation",
+            "warmup": f"warm-up of {warmup:.0%}" if warmup else "no warm-up",
+        }
+        return f"{self.arm}, {words[self.control]}" if self.control else f"{self.arm} at equal {self.match}"
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of a run, in whole steps."""
+        step = self.recipe.batch_size * self.model.context
+        return -(-self.recipe.tokens // step) * step
+
+    def at(self, factor: float) -> Recipe:
+        """How it is trained at so many times the proxy's learning rate."""
+        optim = self.recipe.optim
+        return self.recipe.change(optim=optim.change(lr=optim.lr * factor))
+
+    def trained(self, factor: float) -> str:
+        """What is trained at so many times the proxy's learning rate, as text."""
+        if factor not in self._texts:
+            self._texts[factor] = trained(self.model, self.at(factor))
+        return self._texts[factor]
+
+    @cached_property
+    def _texts(self) -> dict[float, str]:
+        return {}
+
+
+def trained(model: ModelConfig, recipe: Recipe) -> str:
+    """What a run trains, but for its seed, as text: runs with equal texts and seeds are one."""
+    return f"{model.model_dump_json()} {recipe.model_dump_json()}"
+
+
+Widths = Mapping[str, int]
+"""By arm: the FFN's width at which the target's step takes as long as the dense one's, as it was measured."""
+
+
+def placements(space: Space) -> dict[str, Listed]:
+    """The arms by name; without the winner when nobody has said what it is, or when it is one of the others."""
+    found: dict[str, Listed] = {}
+    for name in space.confirm.arms:
+        if name in ARMS:
+            found[name] = _arm(space, name)
+        elif name in space.confirm.placements:
+            found[name] = space.confirm.placements[name]
+    if WINNER in found:
+        model = space.proxy.model
+        others = [_placed(model, listed) for name, listed in found.items() if name != WINNER]
+        if _placed(model, found[WINNER]) in others:
+            del found[WINNER]
+    return found
+
+
+def as_listed(space: Space, record: Record) -> Listed:
+    """A candidate's placement in the words in which one asks for it."""
+    if record.listed is not None:
+        return record.listed
+    if record.arm is not None:
+        return _arm(space, record.arm)
+    params, bands = record.params, range(space.vary.bands)
+    ranks = {group: tuple(params[rank_key(group, band, len(bands))] for band in bands) for group in space.vary.ranks}
+    rules = {name: params[name] for name in ("rebalance", "factor_activation")}
+    return Listed.parse({"ranks": ranks, **rules}, record.run)
+
+
+def _arm(space: Space, name: str) -> Listed:
+    ranks = {"attention": (space.arms.attention,), "ffn": (space.arms.ffn,)}
+    return Listed(ranks={group: its for group, its in ranks.items() if name in (group, "both")})
+
+
+def variants(space: Space, widths: Widths) -> list[Variant]:
+    """All that is trained: a size after the other, the controls of each at its end. Raises UserError for a size that cannot
+    be, and an arm that cannot be matched."""
+    found = list[Variant]()
+    for size in sizes(space):
+        config = sized(space, size)
+        for match in space.confirm.matches:
+            for arm, listed in placements(space).items():
+                found.append(_variant(space, size.name, config, arm, listed, match, widths))
+        found += _controls(space, [one for one in found if one.size == size.name])
+    return found
+
+
+def sizes(space: Space) -> Sequence[Size]:
+    """The ladder, or the proxy alone."""
+    return space.confirm.sizes or (Size(name="proxy"),)
+
+
+def sized(space: Space, size: Size) -> TrainConfig:
+    """The training of the dense arm at a size. Raises UserError."""
+    proxy = space.proxy
+    where = f"confirm.sizes '{size.name}'"
+    base = proxy.optim.lr_base_width or proxy.model.d_model
+    try:
+        model = proxy.model.change(**size.model)
+        batch = size.batch_size or proxy.batch_size
+        micro = size.microbatch or (proxy.microbatch if size.batch_size is None else None)
+        return proxy.change(
+            model=model,
+            tokens=size.tokens or proxy.tokens,
+            batch_size=batch,
+            microbatch=micro,
+            optim=proxy.optim.change(lr_base_width=base),
+        )
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_mistake(ModelConfig, error)}") from None
+
+
+def _variant(space: Space, size: str, config: TrainConfig, arm: str, listed: Listed, match: Match, widths: Widths) -> Variant:
+    where = f"confirm: {arm} at equal {match} and size '{size}'"
+    try:
+        target = _target(space.target.model, arm, listed, match, widths)
+        share = target.d_ff / space.target.model.d_ff
+        model = matched(_placed(config.model, listed), match, share)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_mistake(ModelConfig, error)}") from None
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    recipe = Recipe(optim=config.optim, tokens=config.tokens, batch_size=config.batch_size, microbatch=config.microbatch)
+    return Variant(size, arm, match, None, model, target, recipe)
+
+
+def _placed(dense: ModelConfig, listed: Listed) -> ModelConfig:
+    """A shape with a placement. Raises ValueError."""
+    placement = Placement.from_bands(dense.n_layers, listed.bands)
+    if placement.sublayers == "dense":
+        return dense
+    return dense.change(placement=placement, factor_activation=listed.factor_activation)
+
+
+def _target(dense: ModelConfig, arm: str, listed: Listed, match: Match, widths: Widths) -> ModelConfig:
+    placed = _placed(dense, listed)
+    if match != "step_seconds":
+        return rebalance(placed, RULES[match])
+    return placed.change(d_ff=widths[arm]) if placed.placement.sublayers != "dense" else placed
+
+
+def matched(placed: ModelConfig, match: Match, share: float = 1.0) -> ModelConfig:
+    """A low-rank model that costs what its dense twin does: with the nearest width of the FFN. share: the target's width over
+    the dense one's, which equal step_seconds carries here. Raises ValueError when no width comes within WITHIN of it."""
+    if match == "width" or placed.placement.sublayers == "dense":
+        return placed
+    if match == "step_seconds":
+        return placed.change(d_ff=round(placed.d_ff * share))
+    measure = MEASURES[match]
+    budget, best = measure(placed.dense()), rebalance(placed.change(ffn_multiple=1), RULES[match])
+    near = [best, *_wider(best)]
+    best = min(near, key=lambda model: abs(measure(model) - budget))
+    off = measure(best) / budget - 1
+    if abs(off) > WITHIN:
+        raise ValueError(
+            f"the nearest FFN, d_ff {best.d_ff}, has {off:+.2%} of the dense arm's {match}, and {WITHIN:.1%} may be missing; "
+            f"a wider or deeper model has finer steps"
+        )
+    return best
+
+
+def _wider(model: ModelConfig) -> list[ModelConfig]:
+    """The model with the next column of the FFN, where its ranks save something there."""
+    try:
+        return [model.change(d_ff=model.d_ff + 1)]
+    except ValueError:
+        return []
+
+
+def _controls(space: Space, of: Sequence[Variant]) -> list[Variant]:
+    """The controls of a size, at the first match."""
+    first = {one.arm: one for one in of if one.match == space.confirm.matches[0]}
+    found = list[Variant]()
+    for control in space.confirm.controls:
+        for arm in ("dense",) if control == "scaled" else ("dense", "attention"):
+            one = first[arm]
+            changes: dict[str, Any] = {"control": control}
+            if control == "warmup":
+                warmup = 0.0 if one.recipe.optim.warmup_share else WARMUP
+                changes["recipe"] = one.recipe.change(optim=one.recipe.optim.change(warmup_share=warmup))
+            else:
+                init = "scaled" if control == "scaled" else "matched" if one.model.init == "lpa" else "lpa"
+                changes |= {"model": one.model.change(init=init), "target": one.target.change(init=init)}
+            found.append(replace(one, **changes))
+    return found

@@ -1,13 +1,191 @@
-"""The records of a confirmation -> its files."""
+"""The records of a confirmation -> all that they say, every number of its page and of verdict.json: a pure function."""
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-from ..lpa.files import replace_text
-from .folder import RECORDS
+import numpy as np
+
+from ..lpa.cost import body_params, flops_per_token
+from .claim import Direction, Verdict
+from .course import Cell, Contest, Course
+from .finding import Effect, Estimate, Finding, estimate, findings
+from .protocol import Control, Match, VersusFamily
 from .proxy import Record
+from .ranking import Pairs, RankCorrelation, pairs, rank_correlation
+from .space import Space
+from .statistics import Interval
+from .variants import Variant, sized, sizes
+
+Ends = tuple[float, float]
 
 
-def write_records(records: Sequence[Record], place: Path) -> None:
-    """records.jsonl, a line a run."""
-    replace_text(place / RECORDS, "".join(record.model_dump_json() + "\n" for record in records))
+@dataclass(frozen=True)
+class SizeShape:
+    """A size of the ladder: its dense arm."""
+
+    name: str
+    d_model: int
+    d_ff: int
+    n_layers: int
+    params: int
+    flops_per_token: int
+    tokens: int
+    """Training tokens of a run."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A learning rate of an arm's sweep."""
+
+    lr: float
+    factor: float
+    """Of the proxy's."""
+    losses_nats: tuple[float | None, ...]
+    """Validation loss of each seed; None where it diverged or failed."""
+    mean_nats: float | None
+    """None where any has diverged, or all failed."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm at a match and a size, or a control."""
+
+    size: str
+    arm: str
+    match: Match
+    control: Control | None
+    name: str
+    """In words, within its size."""
+    placement: str
+    """Of what was trained."""
+    ranks: str
+    d_ff: int
+    body_params: int
+    flops_per_token: int
+    """Of what was trained, as body_params is."""
+    target_costs: dict[str, int]
+    tried: tuple[Tried, ...]
+    """Ascending rates."""
+    lr: float | None
+    """The best of them on validation, at which the arm is judged; None when none has been chosen yet, or none trains."""
+    at_edge: bool
+    """The best one is the lowest or the highest that the protocol allowed to try."""
+    seeds: tuple[int, ...]
+    """That decide, in order, those of runs that failed left out."""
+    losses_nats: tuple[float, ...]
+    """Test loss of each; of one that diverged that of guessing, ln(vocab_size)."""
+    diverged: tuple[int, ...]
+    failed: tuple[int, ...]
+    """Seeds."""
+    mean_nats: float | None
+    std_nats: float | None
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """Arm A against arm B at a match and a size: test loss of A less that of B."""
+
+    family: VersusFamily
+    size: str
+    match: Match
+    a: str
+    b: str
+    direction: Direction
+    text: str
+    """`attention better than dense`"""
+    seeds: tuple[int, ...]
+    differences_nats: tuple[float, ...]
+    left_out: tuple[int, ...]
+    """Seeds of which a run failed."""
+    verdict: Verdict
+    effect: Effect
+    n: int
+    mean_nats: float | None
+    std_nats: float | None
+    ppl_percent: float | None
+    t_nats: Ends | None
+    """95 %, Student's, as if the seeds had been fixed beforehand."""
+    t_ppl_percent: Ends | None
+    bca_nats: Ends | None
+    """95 %, bootstrap."""
+    repeated_nats: Ends | None
+    """Of coverage 1 - 2 alpha at every look together."""
+    t_p: float | None
+    sign_flip_p: float | None
+    """One-sided p of what confirms, as if there were one look and one comparison."""
+    confirm_p: float
+    """With the looks accounted for."""
+    confirm_p_holm: float
+    """And with the other comparisons of the family at this size; confirmed when at most alpha."""
+    refute_p: float
+    refute_p_holm: float
+    more_seeds: int | None
+    """Of one that is not settled: how many would, as things stand; None when more than there is sense in."""
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """A difference that says whether an effect is placement; estimated, not judged."""
+
+    size: str
+    control: Control | None
+    """None: the effect itself, beside which the others are read."""
+    a: str
+    b: str
+    n: int
+    mean_nats: float | None
+    ppl_percent: float | None
+    t_nats: Ends | None
+    says: str
+    """What it is read for."""
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """The whole claim at a match and a size."""
+
+    size: str
+    match: Match
+    verdict: Verdict
+    """Confirmed when each of its comparisons is, refuted when any is."""
+    why: str
+
+
+@dataclass(frozen=True)
+class LadderStep:
+    """Whether two neighbouring sizes put the arms in the same order, at a match."""
+
+    match: Match
+    small: str
+    large: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, int]
+    spearman: float | None
+    spearman_interval: Ends | None
+    """95 %, from the seeds."""
+    same: int
+    reversed: int
+    undecided: int
+    """Pairs of arms whose order is surely the same at both sizes, surely the other way round, or not sure."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What the records of a confirmation say."""
+
+    name: str
+    alpha: float
+    matters_ppl_percent: float
+    matters_nats: float
+    runs: int
+    tokens: int
+    """Trained on in all of them."""
+    finished: bool
+    """Nothing more is asked for: all is settled, or the most seeds are there."""
+    sizes: tuple[SizeShape, ...]
+    arms: tuple[ArmResult, ...]
+    comparisons: tuple[ComparisonResult, ...]
+    claims: tuple[ClaimResult, ...]
+    controls: tuple[ControlResult, ...]
+    ladder: tuple[LadderStep, ...]

@@ -142,6 +142,15 @@ class ModelConfig(Config):
         fraction = self.placement.rank(layer, name)
         return None if fraction is None else resolve_rank(fraction, *self.projection(name), self.rank_multiple)
 
+    @property
+    def ranks_text(self) -> str:
+        """The resolved ranks of the first low-rank layer: `q16 k16`; nothing when there is none."""
+        for layer in range(self.n_layers):
+            ranks = {name: self.rank(layer, name) for name in self.projections}
+            if any(ranks.values()):
+                return " ".join(f"{name}{rank}" for name, rank in ranks.items() if rank is not None)
+        return ""
+
     def has_bias(self, layer: int, name: str) -> bool:
         """Whether a projection has a bias."""
         return self.bias and (name in FFN or self.placement.rank(layer, name) is None)

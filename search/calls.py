@@ -85,7 +85,7 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
 
 def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> None:
     """Confirm a study's claim, and leave the verdict, tables and a page."""
-    from . import confirm, confirmation
+    from . import conclude, confirm, confirmation, screen
     from .variants import variants
 
     space = confirm.resolved(directory, storage, settings)
@@ -97,10 +97,12 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
         setup = Setup(space.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, space.search) as executor:
             study = folder.driven(place, space, shards.content, storage, study=directory)
-            with study as ledger, Interrupt() as interrupt:
+            with study as ledger, screen.confirming() as draw, Interrupt() as interrupt:
 
                 def watch(state: confirm.Confirming) -> None:
                     state.stopping = interrupt.signal != 0
+                    draw(state)
 
                 state = confirm.confirm(space, arms, ledger, executor, watch, checkpoints)
-        confirmation.write_records(state.records, place)
+        found = conclude.conclude(space, arms, state.records)
+        confirmation.write_confirmation(found, state.records, place)

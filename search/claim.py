@@ -112,6 +112,10 @@ class Evidence:
     matters: list[np.ndarray]
     """Of `better` alone: that the mean is below -matters."""
 
+    def until(self, looks: int) -> "Evidence":
+        """What the first so many looks have shown."""
+        return Evidence(*([p[..., :looks] for p in part] for part in (self.confirms, self.refutes, self.matters)))
+
 
 def gather(comparison: Comparison, differences: np.ndarray, plan: Plan) -> Evidence:
     """differences: (n,) nats, in the order of the seeds. Raises ValueError for what is not finite: a run that diverged has no

@@ -9,7 +9,7 @@ from ..lpa.config import UserError
 from ..lpa.data import check_fits
 from ..lpa.shards import Shards
 from .budget import ARMS
-from .course import Cell, Course, key_of
+from .course import Cell, Course
 from .drive import Runs, drive
 from .executor import Executor
 from .folder import SPACE
@@ -25,7 +25,7 @@ from .variants import Variant, as_listed, sized, sizes
 class Watcher(Protocol):
     """Somebody who is shown how a confirmation goes."""
 
-    def __call__(self, state: "Confirming") -> None:
+    def __call__(self, state: "Confirming", /) -> None:
         """Called whenever anything has changed, and about once a second."""
 
 
@@ -36,13 +36,17 @@ class Confirming(Runs):
     variants: Sequence[Variant]
     wanted: list[Cell] = field(default_factory=list)
     """What the course asks for by now, runs under way included."""
-    exhausted: bool = False
-    """All that the protocol asks for has ended."""
+
+    def ahead(self) -> tuple[int, int]:
+        """Of the runs that are not begun yet, as far as is known by now: how many, and their tokens."""
+        under_way = {job.trained for job in self.running.values()}
+        cells = [cell for cell in self.wanted if cell.key not in under_way and not self.stopping]
+        return len(cells), sum(cell.variant.tokens for cell in cells)
 
     @property
-    def planned(self) -> int:
-        """Runs that there will be, as far as is known by now."""
-        return self.done + len(self.wanted)
+    def minutes(self) -> float | None:
+        """After which no new run starts."""
+        return self.space.confirm.minutes
 
 
 def confirm(
@@ -105,15 +109,15 @@ class _Cells:
         """The next run that is not under way; None while there is none, or the budget has ended."""
         state, protocol = self.state, self.state.space.confirm
         self._ask()
-        if state.is_late(protocol.minutes):
+        if state.is_late:
             return None
         if self.left:
             return self.left.pop(0)
-        under_way = {key_of(job) for job in state.running.values()}
+        under_way = {job.trained for job in state.running.values()}
         cell = next((cell for cell in state.wanted if cell.key not in under_way), None)
         if cell is None or not state.affords(cell.variant.tokens, protocol.tokens):
             return None
-        job = _job(state.space, f"{CONFIRM}-{self.ledger.count(CONFIRM)}", cell)
+        job = job_of(state.space, f"{CONFIRM}-{self.ledger.count(CONFIRM)}", cell)
         self.ledger.add(CONFIRM, job)
         return job
 
@@ -128,15 +132,11 @@ class _Cells:
             self.asked = self.state.done
 
 
-def _job(space: Space, run: str, cell: Cell) -> Job:
+def job_of(space: Space, run: str, cell: Cell) -> Job:
+    """A run that the course asks for, as an executor takes it."""
     one = cell.variant
-    params = {
-        "size": one.size,
-        "arm": one.arm,
-        "match": one.match,
-        "control": one.control or "",
-        "lr_factor": f"{cell.factor:g}",
-    }
+    params = {"size": one.size, "arm": one.arm, "match": one.match, "lr_factor": f"{cell.factor:g}"}
+    params |= {"control": one.control} if one.control else {}
     recipe = one.at(cell.factor)
     return Job(
         run=run,

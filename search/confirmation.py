@@ -1,21 +1,18 @@
-"""The records of a confirmation -> all that they say, every number of its page and of verdict.json: a pure function."""
+"""What a confirmation says: every number of its page and of verdict.json, as conclude.py finds them in its records."""
 
-import math
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-import numpy as np
-
-from ..lpa.cost import body_params, flops_per_token
+from ..lpa.files import replace_text
 from .claim import Direction, Verdict
-from .course import Cell, Contest, Course
-from .finding import Effect, Estimate, Finding, estimate, findings
+from .finding import Effect
+from .folder import RECORDS
 from .protocol import Control, Match, VersusFamily
 from .proxy import Record
-from .ranking import Pairs, RankCorrelation, pairs, rank_correlation
-from .space import Space
-from .statistics import Interval
-from .variants import Variant, sized, sizes
+
+VERDICT = "verdict.json"
 
 Ends = tuple[float, float]
 
@@ -189,3 +186,11 @@ class Confirmation:
     claims: tuple[ClaimResult, ...]
     controls: tuple[ControlResult, ...]
     ladder: tuple[LadderStep, ...]
+
+
+def write_confirmation(found: Confirmation, records: Sequence[Record], place: Path) -> Path:
+    """records.jsonl, a line a run, and verdict.json; the latter's path."""
+    replace_text(place / RECORDS, "".join(record.model_dump_json() + "\n" for record in records))
+    path = place / VERDICT
+    replace_text(path, json.dumps(asdict(found), indent=1, allow_nan=False) + "\n")
+    return path

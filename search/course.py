@@ -13,11 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
-from .claim import Comparison, Evidence, family_of, gather
+from .claim import Comparison, Family, family_of, gather
 from .protocol import Match, Versus, VersusFamily
-from .proxy import Job, Record
+from .proxy import Record
 from .space import Space
-from .variants import Variant, trained
+from .variants import Variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +97,17 @@ class Contest:
         return f"{self.versus.text} at equal {self.match}"
 
 
+SETTLE: tuple[Family, ...] = ("confirms", "refutes")
+
+
 class Course:
     """A protocol, all its arms and the runs that have ended."""
 
     def __init__(self, space: Space, variants: Sequence[Variant], records: Iterable[Record]) -> None:
         self.space, self.protocol, self.variants = space, space.confirm, list(variants)
-        self.records = {key_of(record): record for record in records}
+        self.records = {record.trained: record for record in records}
         self.sizes = list(dict.fromkeys(one.size for one in self.variants))
-        self._sweeps = dict[int, Sweep]()
+        self._sweeps, self._pairs = dict[Variant, Sweep](), dict[tuple[Variant, Variant], Pairs]()
 
     def __contains__(self, cell: Cell) -> bool:
         return cell.key in self.records
@@ -161,9 +164,9 @@ class Course:
 
     def sweep(self, variant: Variant) -> Sweep:
         """The learning rates of an arm: extended for as long as the best one lies at an end and that is allowed."""
-        if id(variant) not in self._sweeps:
-            self._sweeps[id(variant)] = self._swept(variant)
-        return self._sweeps[id(variant)]
+        if variant not in self._sweeps:
+            self._sweeps[variant] = self._swept(variant)
+        return self._sweeps[variant]
 
     def _swept(self, variant: Variant) -> Sweep:
         factors = list(self.protocol.lr_factors)
@@ -214,30 +217,23 @@ class Course:
     def looks(self, contests: Sequence[Contest]) -> dict[Contest, int]:
         """The comparisons that go on, and the look in seeds that they come to next. All that are open come to a look before any
         goes on; one that was settled at an earlier look stays so."""
-        seen = dict.fromkeys(contests, 0)
-        going = [one for one in contests if self._can(one)]
-        for look in self.protocol.plan.looks:
-            missing = [one for one in going if len(self.pairs(one).seeds) < look]
+        evidence = [gather(self.comparison(one), self.pairs(one).differences, self.protocol.plan) for one in contests]
+        seen = [0] * len(contests)
+        going = [number for number, one in enumerate(contests) if self._can(one)]
+        for count, look in enumerate(self.protocol.plan.looks, 1):
+            missing = [contests[number] for number in going if len(self.pairs(contests[number]).seeds) < look]
             if missing:
                 return dict.fromkeys(missing, look)
-            seen |= dict.fromkeys(going, look)
-            open_ones = self._open(seen)
-            going = [one for one in going if one in open_ones]
+            for number in going:
+                seen[number] = count
+            so_far = [one.until(looks) for one, looks in zip(evidence, seen, strict=True)]
+            settled = set[int]().union(*(family_of(so_far, family, self.protocol.plan) for family in SETTLE))
+            going = [number for number in going if number not in settled]
         return {}
-
-    def _open(self, seen: dict[Contest, int]) -> set[Contest]:
-        """Those that so many seeds of each have not settled."""
-        evidence = [self.evidence(one, self.pairs(one).differences[:count]) for one, count in seen.items()]
-        settled = set[int]().union(*(family_of(evidence, family, self.protocol.plan) for family in ("confirms", "refutes")))
-        return {one for number, one in enumerate(seen) if number not in settled}
 
     def comparison(self, contest: Contest) -> Comparison:
         """What is to be shown of it."""
         return Comparison(contest.name, contest.versus.direction, self.protocol.matters_nats)
-
-    def evidence(self, contest: Contest, differences: np.ndarray) -> Evidence:
-        """differences: (seeds,) nats."""
-        return gather(self.comparison(contest), differences, self.protocol.plan)
 
     def _can(self, contest: Contest) -> bool:
         """Whether both arms have a rate at which they train, and do not fail again and again."""
@@ -252,8 +248,21 @@ class Course:
 
     def pairs(self, contest: Contest) -> Pairs:
         """The seeds of a comparison that have ended, as pairs."""
-        most = 2 * self.protocol.seeds.most + 1  # as many may fail
-        sides = [self.deciding(one, most) for one in (contest.a, contest.b)]
+        return self.paired(contest.a, contest.b)
+
+    @property
+    def most(self) -> int:
+        """Seeds of an arm that decide, at most: as many may fail as are asked for."""
+        return 2 * self.protocol.seeds.most + 1
+
+    def paired(self, one: Variant, other: Variant) -> Pairs:
+        """The seeds at which both have ended."""
+        if (one, other) not in self._pairs:
+            self._pairs[one, other] = self._paired(one, other)
+        return self._pairs[one, other]
+
+    def _paired(self, one: Variant, other: Variant) -> Pairs:
+        sides = [self.deciding(variant, self.most) for variant in (one, other)]
         seeds, differences, left_out = list[int](), list[float](), list[int]()
         for a, b in zip(*sides, strict=False):
             if a not in self or b not in self:
@@ -265,12 +274,6 @@ class Course:
                 seeds.append(a.seed)
                 differences.append(difference)
         return Pairs(tuple(seeds), np.array(differences), tuple(left_out))
-
-
-def key_of(job: Job) -> str:
-    """The key of the cells that a run is."""
-    assert job.recipe is not None
-    return f"{trained(job.model, job.recipe)} {job.seed}"
 
 
 def _loss(record: Record, loss: float | None, diverged: float) -> float:

@@ -43,6 +43,8 @@ class Runs:
     """How far each running job has come, as far as it has said."""
     lost: int = field(default=0, kw_only=True)
     """Workers that have died or were given up."""
+    exhausted: bool = field(default=False, kw_only=True)
+    """There is nothing else to be trained."""
     stopping: bool = field(default=False, kw_only=True)
     """The user has asked for the end: what has ended by now is recorded, and nothing else is begun."""
 
@@ -60,6 +62,21 @@ class Runs:
     def tokens(self) -> int:
         """Trained on in all runs that have ended; what failed attempts at them have cost does not count."""
         return sum(record.tokens - record.tokens_before for record in self.ended)
+
+    @property
+    def planned(self) -> int:
+        """Runs that there will be at the end, as far as is known."""
+        count, _ = self.ahead()
+        return self.done + len(self.running) + count
+
+    def ahead(self) -> tuple[int, int]:
+        """Of the runs that are not begun yet, as far as is known: how many, and their training tokens."""
+        return 0, 0
+
+    @property
+    def minutes(self) -> float | None:
+        """After which no new run starts."""
+        return None
 
     def end(self, record: Record) -> None:
         """Count a run that has ended."""
@@ -95,9 +112,10 @@ class Runs:
         begun = sum(map(self.whole, (*self.running.values(), *self.ready)))
         return most is None or self.tokens + begun + tokens <= most
 
-    def is_late(self, minutes: float | None) -> bool:
+    @property
+    def is_late(self) -> bool:
         """Whether so long has passed that no new run starts."""
-        return minutes is not None and time.monotonic() - self.started > minutes * 60
+        return self.minutes is not None and time.monotonic() - self.started > self.minutes * 60
 
 
 class Supply(Protocol):

@@ -55,7 +55,8 @@ class Finding:
     verdict: Verdict
     effect: Effect
     """Against matters_nats: of `better` how much better, of `no worse` how much worse, of `equivalent` how much other."""
-    estimate: Estimate
+    estimate: Estimate | None
+    """None for fewer than two seeds."""
     repeated: Interval | None
     """With the looks accounted for, at the plan's one-sided alpha on either side; of this comparison alone."""
     confirm_p: float
@@ -70,8 +71,8 @@ class Finding:
 
 
 def findings(comparisons: Sequence[Comparison], differences: Sequence[np.ndarray], plan: Plan, seed: int = 0) -> list[Finding]:
-    """differences: (n,) nats each, n >= 2, in the order of the seeds. seed: of the bootstrap. Raises ValueError for fewer
-    than two and for what is not finite."""
+    """differences: (n,) nats each, in the order of the seeds. seed: of the bootstrap. Raises ValueError for what is not
+    finite."""
     evidence = [gather(one, x, plan) for one, x in zip(comparisons, differences, strict=True)]
     confirmed, refuted, much = (family_of(evidence, family, plan) for family in ("confirms", "refutes", "matters"))
     levels = [plan.alpha / max(len(evidence) - len(held), 1) for held in (confirmed, refuted)]
@@ -82,13 +83,13 @@ def findings(comparisons: Sequence[Comparison], differences: Sequence[np.ndarray
             comparison=comparison,
             verdict=(verdict := verdict_of(place in confirmed, place in refuted)),
             effect=_effect(comparison, place in confirmed, place in refuted, place in much),
-            estimate=estimate(comparison, x, seed),
+            estimate=estimate(comparison, x, seed) if len(x) > 1 else None,
             repeated=repeated_interval(x, plan.looks, plan.alpha),
             confirm_p=p[place][0],
             refute_p=p[place][1],
             confirm_p_holm=confirm_p,
             refute_p_holm=refute_p,
-            more_seeds=more_seeds(comparison, x, plan, levels[0], levels[1]) if verdict == "inconclusive" else None,
+            more_seeds=more_seeds(comparison, x, plan, *levels) if verdict == "inconclusive" and len(x) > 1 else None,
         )
         for place, (comparison, x, (confirm_p, refute_p)) in enumerate(zip(comparisons, differences, adjusted, strict=True))
     ]

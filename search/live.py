@@ -4,16 +4,16 @@ import math
 import os
 import socket
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
+from .drive import Runs
 from .lease import born, machine
 from .proxy import Job, Record
-from .study import State, Watcher
 
 Phase = Literal["starting", "searching", "stopping", "stopped", "ended"]
 """starting: again, no run has begun; stopping: the user has asked for the end; stopped: before the budget was spent."""
@@ -78,7 +78,7 @@ class Moment(Config):
 
 
 @contextmanager
-def written(folder: Path) -> Generator[Watcher]:
+def written(folder: Path) -> Generator[Callable[[Runs], None]]:
     """A watcher that writes the moments of a search into its folder, about one a second, and how it ended; a disk that is full
     or slow costs it nothing else. Where an earlier call has left a moment, that this one starts is written at once."""
     last, at, before = None, -math.inf, None
@@ -87,7 +87,7 @@ def written(folder: Path) -> Generator[Watcher]:
     if before is not None:
         _write(folder, before.change(**here(), seconds=0.0, left=None, phase="starting", workers=()))
 
-    def watch(state: State) -> None:
+    def watch(state: Runs) -> None:
         nonlocal last, at
         last = state
         if time.monotonic() - at >= EVERY:
@@ -129,8 +129,8 @@ def here() -> dict[str, Any]:
     return its | {"time": time.time()}
 
 
-def moment(state: State, phase: Phase) -> Moment:
-    """This moment of a search."""
+def moment(state: Runs, phase: Phase) -> Moment:
+    """This moment of a driver."""
     return Moment(
         name=state.space.name,
         phase=phase,
@@ -144,7 +144,7 @@ def moment(state: State, phase: Phase) -> Moment:
     )
 
 
-def _workers(state: State) -> Iterable[Running]:
+def _workers(state: Runs) -> Iterable[Running]:
     for seat in state.seats():
         job = state.running.get(seat.run) if seat.run is not None else None
         if job is None:
@@ -156,40 +156,34 @@ def _workers(state: State) -> Iterable[Running]:
             worker=seat.worker,
             device=seat.device,
             run=job.run,
-            placement=job.placement,
+            placement=job.words,
             tokens=tokens,
-            of=state.space.proxy.steps * state.space.proxy.batch_tokens,
+            of=state.whole(job),
             loss_nats=told[-1] if told and math.isfinite(told[-1]) else None,
             tokens_per_second=progress.tokens_per_second if progress else None,
             attempt=len(job.attempts) + 1,
         )
 
 
-def _tokens(state: State, job: Job) -> int:
+def _tokens(state: Runs, job: Job) -> int:
     """How far a running job has come, as far as it has said; the curve of another attempt may be ahead of it."""
     progress, curve = state.progress.get(job.run), state.curves.get(job.run, {})
     told = progress.tokens if progress else 0
     return told if job.attempts else max(told, *curve, 0)
 
 
-def seconds_left(state: State) -> float | None:
+def seconds_left(state: Runs) -> float | None:
     """Foretold until the budget is spent, by the time that the last runs took for a token; None while none has ended well."""
-    records, seats = (*state.records, *state.noise), len(state.seats())
-    took = _seconds_a_token(records)
+    took, seats = _seconds_a_token(state.ended), len(state.seats())
     if took is None or not seats:
         return None
-    whole, budget = state.space.proxy.steps * state.space.proxy.batch_tokens, state.space.search
-    under_way = [whole - _tokens(state, job) for job in state.running.values()]
-    begun = state.done + len(under_way)
-    to_begin = len(state.ready) if state.exhausted else 0 if state.stopping else max(0, budget.planned - begun)
-    trained = sum(record.tokens - record.tokens_before for record in records) / len(records)
-    tokens = to_begin * trained
-    if budget.tokens is not None:
-        tokens = min(tokens, max(0, budget.tokens - state.tokens - len(under_way) * whole))
-    seconds = (sum(under_way) + tokens) * took / max(1, min(seats, len(under_way) + to_begin))
-    if budget.minutes is not None:
-        late = max(0.0, 60 * budget.minutes - (time.monotonic() - state.started))
-        seconds = min(seconds, late + whole * took)
+    jobs = state.running.values()
+    under_way = [state.whole(job) - _tokens(state, job) for job in jobs]
+    count, tokens = state.ahead()
+    seconds = (sum(under_way) + tokens) * took / max(1, min(seats, len(under_way) + count))
+    if state.minutes is not None:
+        late = max(0.0, 60 * state.minutes - (time.monotonic() - state.started))
+        seconds = min(seconds, late + max(map(state.whole, jobs), default=0) * took)
     return max(seconds, took * max(under_way, default=0))
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +47,11 @@ class Recipe(Config):
     microbatch: Annotated[int, Field(gt=0)] | None = None
 
 
+def trained(model: ModelConfig, recipe: Recipe) -> str:
+    """What a run trains, but for its seed, as text."""
+    return f"{model.model_dump_json()} {recipe.model_dump_json()}"
+
+
 class Job(Config):
     """A run before it is trained: what the driver writes down and hands to an executor."""
 
@@ -80,6 +86,17 @@ class Job(Config):
     """Sequences in one forward pass, where an attempt that ran out of memory made them fewer than the space's."""
     recipe: Recipe | None = None
     """Of a run of a confirmation, whose loss is also taken on the test split."""
+
+    @cached_property
+    def trained(self) -> str:
+        """What is trained, of a run with a recipe, as text: runs with equal texts are one."""
+        assert self.recipe is not None
+        return f"{trained(self.model, self.recipe)} {self.seed}"
+
+    @property
+    def words(self) -> str:
+        """What it is among the runs of its study: the placement, or its place in a protocol."""
+        return self.placement if self.recipe is None else ", ".join([*self.params.values(), f"seed {self.seed}"])
 
     @property
     def placement(self) -> str:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from . import live
+from .confirm import Confirming
+from .drive import Runs
 from .proxy import Record
 from .results import Results
 from .study import State, Watcher
@@ -20,6 +22,8 @@ from .watch import EVERY, View
 
 if TYPE_CHECKING:
     from .dashboard import Copy
+
+S = TypeVar("S")
 
 REFRESH = 0.25
 """Seconds from one drawing of a search to the next, at least."""
@@ -31,14 +35,41 @@ GAP = 2
 @contextmanager
 def progress() -> Generator[Watcher]:
     """A watcher that keeps a view of the search on a terminal, and stays silent elsewhere."""
+
+    def view(state: State) -> RenderableType:
+        return view_of(View(_moment(state), Results(state.space, state.records, state.noise)))
+
+    with _drawn(view) as watch:
+        yield watch
+
+
+@contextmanager
+def confirming() -> Generator[Callable[[Confirming], None]]:
+    """The same of a confirmation."""
+
+    def view(state: Confirming) -> RenderableType:
+        moment = _moment(state)
+        head = Text(f"{moment.name}: {moment.done} of {state.planned} or more runs of its confirmation; {_times(moment)}")
+        return Group(head, _fitted(_workers(moment.workers), WORKERS_WITHOUT, console.width))
+
+    with _drawn(view) as watch:
+        yield watch
+
+
+def _moment(state: Runs) -> live.Moment:
+    return live.moment(state, "stopping" if state.stopping else "searching")
+
+
+@contextmanager
+def _drawn(view: Callable[[S], RenderableType]) -> Generator[Callable[[S], None]]:
+    """A watcher that draws what it is shown, now and then, on a terminal."""
     with _screen() as show:
         drawn = -math.inf
 
-        def watch(state: State) -> None:
+        def watch(state: S) -> None:
             nonlocal drawn
             if console.is_terminal and time.monotonic() - drawn >= REFRESH:  # a driver may be told a thousand things a second
-                moment = live.moment(state, "stopping" if state.stopping else "searching")
-                show(View(moment, Results(state.space, state.records, state.noise)))
+                show(view(state))
                 drawn = time.monotonic()
 
         yield watch
@@ -50,7 +81,7 @@ def show_views(views: Iterable[View], copy: "Copy | None") -> None:
     with _screen() as show:
         for number, one in enumerate(views):
             if console.is_terminal:
-                show(one)
+                show(view_of(one))
             elif number == 0:
                 console.print(view_of(one))
             if copy is not None:
@@ -63,13 +94,13 @@ def show_views(views: Iterable[View], copy: "Copy | None") -> None:
 
 
 @contextmanager
-def _screen() -> Generator[Callable[[View], None]]:
-    """What shows a view in the place of the one before, or nothing where there is no terminal."""
+def _screen() -> Generator[Callable[[RenderableType], None]]:
+    """What shows a picture in the place of the one before, or nothing where there is no terminal."""
     if not console.is_terminal:
-        yield lambda view: None
+        yield lambda picture: None
         return
     with Live(console=console, auto_refresh=False, transient=True) as shown:
-        yield lambda view: shown.update(view_of(view), refresh=True)
+        yield lambda picture: shown.update(picture, refresh=True)
 
 
 def view_of(view: View) -> RenderableType:

@@ -25,7 +25,7 @@ end meanwhile would have taught is little where so many others are still under w
 class Watcher(Protocol):
     """Somebody who is shown how the search goes."""
 
-    def __call__(self, state: "State") -> None:
+    def __call__(self, state: "State", /) -> None:
         """Called whenever anything has changed, and about once a second."""
 
 
@@ -37,8 +37,6 @@ class State(Runs):
     """Of further seeds of the dense arm."""
     answers: dict[tuple[str, int], bool] = field(default_factory=dict)
     """What each run was told at each rung, its tokens: one that comes there again is told the same."""
-    exhausted: bool = False
-    """The space has no other candidate."""
 
     @property
     def ended(self) -> Sequence[Record]:
@@ -65,6 +63,20 @@ class State(Runs):
     def planned(self) -> int:
         """Runs that the search will have when it ends."""
         return self.space.search.planned
+
+    def ahead(self) -> tuple[int, int]:
+        """Of the runs that are not begun yet: how many, and their tokens, as those that have ended foretell."""
+        budget, begun = self.space.search, self.done + len(self.running)
+        count = len(self.ready) if self.exhausted else 0 if self.stopping else max(0, self.planned - begun)
+        tokens = round(count * self.tokens / max(1, self.done))
+        if budget.tokens is not None:
+            tokens = min(tokens, max(0, budget.tokens - self.tokens - sum(map(self.whole, self.running.values()))))
+        return count, tokens
+
+    @property
+    def minutes(self) -> float | None:
+        """After which no new run starts."""
+        return self.space.search.minutes
 
 
 def search(space: Space, ledger: Ledger, executor: Executor, watch: Watcher, checkpoints: Path | None = None) -> State:
@@ -157,13 +169,13 @@ class _Supply:
 
     def take(self) -> Job | None:
         """The next job; None when no run may start, for now or any more."""
-        if self.state.is_late(self.state.space.search.minutes):
+        if self.state.is_late:
             return None
         return self.state.ready.popleft() if self.state.ready else self._made()
 
     def make(self) -> bool:
         """Make a job ahead, one at a time, as a rung may ask meanwhile; whether one was made."""
-        late = self.state.is_late(self.state.space.search.minutes)
+        late = self.state.is_late
         if len(self.state.ready) >= self.ahead or late or (job := self._made()) is None:
             return False
         self.state.ready.append(job)

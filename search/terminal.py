@@ -7,8 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ..lpa.cost import cost
-from ..lpa.model import ModelConfig
-from ..lpa.placement import PROJECTIONS
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
 from .budget import ARMS
 from .proxy import Record
@@ -87,7 +85,7 @@ def print_space(space: Space) -> None:
     for name in ARMS:
         candidate = space.arm(name)
         figures = cost(candidate.target, space.target.microbatch)
-        ranks = _ranks(candidate.proxy)
+        ranks = candidate.proxy.ranks_text
         table.add_row(name, *_figures(figures.asdict()), ranks, candidate.target.placement.text)
     console.print(table)
     for name, limit in space.limits.items():
@@ -105,7 +103,7 @@ def print_config(config: TrainConfig) -> None:
     microbatch = config.microbatch or config.batch_size
     item = 2 if is_bfloat16(config, config.resolve_device()) else 4
     for name, one in (("this model", model), ("dense, same width", model.dense())):
-        table.add_row(name, *_figures(cost(one, microbatch, item).asdict()), _ranks(one), one.placement.text)
+        table.add_row(name, *_figures(cost(one, microbatch, item).asdict()), one.ranks_text, one.placement.text)
     console.print(table)
     console.print(f"in all: {config.tokens * cost(model, microbatch).flops_per_token:.3g} training FLOPs")
 
@@ -123,15 +121,6 @@ def print_progress(progress: Progress, steps: int) -> None:
 
 def _figures(figures: dict[str, int]) -> list[str]:
     return [f"{figures['params']:,}", f"{figures['flops_per_token']:,}", f"{figures['memory_bytes'] / 2**30:.2f} GiB"]
-
-
-def _ranks(model: ModelConfig) -> str:
-    """The resolved ranks of a model's first low-rank layer."""
-    for layer in range(model.n_layers):
-        ranks = {name: model.rank(layer, name) for name in PROJECTIONS}
-        if any(ranks.values()):
-            return " ".join(f"{name}{rank}" for name, rank in ranks.items() if rank is not None)
-    return ""
 
 
 def _table(*columns: str) -> Table:

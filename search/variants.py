@@ -14,7 +14,7 @@ from ..lpa.placement import Placement
 from ..lpa.train import TrainConfig
 from .budget import ARMS, Listed
 from .protocol import WINNER, Control, Match, Size
-from .proxy import Recipe, Record
+from .proxy import Recipe, Record, trained
 from .space import Space, rank_key
 
 WITHIN = 0.005
@@ -71,11 +71,6 @@ class Variant:
     @cached_property
     def _texts(self) -> dict[float, str]:
         return {}
-
-
-def trained(model: ModelConfig, recipe: Recipe) -> str:
-    """What a run trains, but for its seed, as text: runs with equal texts and seeds are one."""
-    return f"{model.model_dump_json()} {recipe.model_dump_json()}"
 
 
 Widths = Mapping[str, int]

@@ -1,0 +1,231 @@
+"""The records of a confirmation -> all that they say: a pure function."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..lpa.cost import body_params, cost, flops_per_token
+from . import ranking
+from .claim import Comparison, Verdict
+from .confirmation import (
+    ArmResult,
+    ClaimResult,
+    ComparisonResult,
+    Confirmation,
+    ControlResult,
+    Ends,
+    LadderStep,
+    SizeShape,
+    Tried,
+)
+from .course import Cell, Contest, Course, Pairs, Rate
+from .finding import Finding, estimate, findings
+from .protocol import Control, Match, VersusFamily
+from .proxy import Record
+from .space import Space
+from .statistics import Interval
+from .variants import Variant, sized, sizes
+
+EFFECT = Comparison("a control", "better", 0.0)
+"""What a control's estimate is of."""
+
+
+def conclude(space: Space, variants: Sequence[Variant], records: Sequence[Record]) -> Confirmation:
+    """What the records say of a protocol's comparisons."""
+    course = Course(space, variants, records)
+    protocol = space.confirm
+    comparisons = tuple(one for size in course.sizes for one in _comparisons(course, size))
+    return Confirmation(
+        name=space.name,
+        alpha=protocol.alpha,
+        matters_ppl_percent=protocol.matters_ppl_percent,
+        matters_nats=protocol.matters_nats,
+        runs=len(records),
+        tokens=sum(record.tokens for record in records),
+        finished=not course.wanted(),
+        sizes=tuple(_shape(space, course, name) for name in course.sizes),
+        arms=tuple(_arm(course, one) for one in variants),
+        comparisons=comparisons,
+        claims=tuple(_claim(comparisons, size, match) for size in course.sizes for match in protocol.matches),
+        controls=tuple(one for size in course.sizes for one in _controls(course, size)),
+        ladder=tuple(
+            _step(course, small, large, match)
+            for match in protocol.matches
+            for small, large in zip(course.sizes, course.sizes[1:], strict=False)
+        ),
+    )
+
+
+def _shape(space: Space, course: Course, name: str) -> SizeShape:
+    config = next(sized(space, size) for size in sizes(space) if size.name == name)
+    model, figures = config.model, cost(config.model, 1)
+    whole = config.steps * config.batch_tokens
+    return SizeShape(name, model.d_model, model.d_ff, model.n_layers, figures.params, figures.flops_per_token, whole)
+
+
+def _arm(course: Course, one: Variant) -> ArmResult:
+    sweep = course.sweep(one)
+    best = sweep.best
+    cells = _ended(course, one)
+    losses = {cell.seed: course.test_nats(cell) for cell in cells}
+    kept = {seed: loss for seed, loss in losses.items() if math.isfinite(loss)}
+    return ArmResult(
+        size=one.size,
+        arm=one.arm,
+        match=one.match,
+        control=one.control,
+        name=one.name,
+        placement=one.model.placement.text,
+        ranks=one.model.ranks_text,
+        d_ff=one.model.d_ff,
+        body_params=body_params(one.model),
+        flops_per_token=flops_per_token(one.model),
+        target_costs=course.space.costs(one.target),
+        tried=tuple(_tried(one, rate) for rate in sweep.rates),
+        lr=None if best is None else one.at(best.factor).optim.lr,
+        at_edge=sweep.at_edge,
+        seeds=tuple(kept),
+        losses_nats=tuple(kept.values()),
+        diverged=tuple(cell.seed for cell in cells if course.records[cell.key].status == "diverged"),
+        failed=tuple(seed for seed in losses if seed not in kept),
+        mean_nats=float(np.mean(list(kept.values()))) if kept else None,
+        std_nats=float(np.std(list(kept.values()), ddof=1)) if len(kept) > 1 else None,
+    )
+
+
+def _ended(course: Course, one: Variant) -> list[Cell]:
+    """The deciding runs of an arm that have ended, in the order of their seeds."""
+    return [cell for cell in course.deciding(one, course.most) if cell in course]
+
+
+def _tried(one: Variant, rate: Rate) -> Tried:
+    losses = tuple(loss if math.isfinite(loss) else None for loss in rate.losses)
+    mean = rate.mean_nats
+    return Tried(one.at(rate.factor).optim.lr, rate.factor, losses, mean if math.isfinite(mean) else None)
+
+
+def _comparisons(course: Course, size: str) -> list[ComparisonResult]:
+    found = list[ComparisonResult]()
+    families: tuple[VersusFamily, ...] = ("claim", "beside")
+    for family in families:
+        contests = course.contests(size, family)
+        pairs = [course.pairs(one) for one in contests]
+        judged = findings(
+            [course.comparison(one) for one in contests], [one.differences for one in pairs], course.protocol.plan
+        )
+        found += [_compared(family, *all_of_it) for all_of_it in zip(contests, pairs, judged, strict=True)]
+    return found
+
+
+def _compared(family: VersusFamily, contest: Contest, pairs: Pairs, found: Finding) -> ComparisonResult:
+    one = found.estimate
+    return ComparisonResult(
+        family=family,
+        size=contest.a.size,
+        match=contest.match,
+        a=contest.versus.a,
+        b=contest.versus.b,
+        direction=contest.versus.direction,
+        text=contest.versus.text,
+        seeds=pairs.seeds,
+        differences_nats=tuple(map(float, pairs.differences)),
+        left_out=pairs.left_out,
+        verdict=found.verdict,
+        effect=found.effect,
+        n=len(pairs.seeds),
+        mean_nats=one.mean_nats if one else None,
+        std_nats=one.std_nats if one else None,
+        ppl_percent=one.ppl_percent if one else None,
+        t_nats=_ends(one.t if one else None),
+        t_ppl_percent=one.t.ppl_percent if one and one.t else None,
+        bca_nats=_ends(one.bca if one else None),
+        repeated_nats=_ends(found.repeated),
+        t_p=one.t_p if one else None,
+        sign_flip_p=one.sign_flip_p if one else None,
+        confirm_p=found.confirm_p,
+        confirm_p_holm=found.confirm_p_holm,
+        refute_p=found.refute_p,
+        refute_p_holm=found.refute_p_holm,
+        more_seeds=found.more_seeds,
+    )
+
+
+def _ends(interval: Interval | None) -> Ends | None:
+    return None if interval is None else (interval.low, interval.high)
+
+
+def _claim(comparisons: Sequence[ComparisonResult], size: str, match: Match) -> ClaimResult:
+    its = [one for one in comparisons if (one.size, one.match, one.family) == (size, match, "claim")]
+    parts = {
+        verdict: [one.text for one in its if one.verdict == verdict] for verdict in ("refuted", "inconclusive", "confirmed")
+    }
+    verdict: Verdict = "refuted" if parts["refuted"] else "inconclusive" if parts["inconclusive"] else "confirmed"
+    return ClaimResult(size, match, verdict, "; ".join(f"{name}: {', '.join(texts)}" for name, texts in parts.items() if texts))
+
+
+def _controls(course: Course, size: str) -> list[ControlResult]:
+    """The effect itself and what each control says of it; those of which both arms are there."""
+    first = course.protocol.matches[0]
+    there = {(one.arm, one.control): one for one in course.variants if one.size == size and one.match == first}
+    asked: list[tuple[Control | None, tuple[str, Control | None], tuple[str, Control | None], str]] = [
+        (None, ("attention", None), ("dense", None), "the effect itself"),
+        ("scaled", ("dense", "scaled"), ("dense", None), "what a smaller start of attention does without any low rank"),
+        ("scaled", ("attention", None), ("dense", "scaled"), "the effect against a dense arm that starts smaller, too"),
+        ("init", ("attention", "init"), ("dense", "init"), "the effect under the other initialisation"),
+        ("init", ("attention", "init"), ("attention", None), "what the other initialisation does to low rank"),
+        ("init", ("dense", "init"), ("dense", None), "what it does to dense"),
+        ("warmup", ("attention", "warmup"), ("dense", "warmup"), "the effect under the other warm-up"),
+    ]
+    return [
+        _controlled(course, control, there[a], there[b], says)
+        for control, a, b, says in (asked if course.protocol.controls else [])
+        if a in there and b in there
+    ]
+
+
+def _controlled(course: Course, control: Control | None, a: Variant, b: Variant, says: str) -> ControlResult:
+    """The difference over the seeds of both; of the effect itself all that there are."""
+    differences = course.paired(a, b).differences
+    one = estimate(EFFECT, differences) if len(differences) > 1 else None
+    return ControlResult(
+        size=a.size,
+        control=control,
+        a=a.name,
+        b=b.name,
+        n=len(differences),
+        mean_nats=one.mean_nats if one else None,
+        ppl_percent=one.ppl_percent if one else None,
+        t_nats=_ends(one.t if one else None),
+        says=says,
+    )
+
+
+def _step(course: Course, small: str, large: str, match: Match) -> LadderStep:
+    """The arms that have losses at both sizes, over the seeds that all of them share at each."""
+    at = [{arm: one for (arm, its), one in course.arms(size).items() if its == match} for size in (small, large)]
+    arms = [arm for arm in at[0] if arm in at[1]]
+    here, there = (_shared(course, [one[arm] for arm in arms]) for one in at)
+    seeds = (here.shape[1], there.shape[1])
+    correlation, sure = None, ranking.Pairs(0, 0, math.comb(len(arms), 2), 0.95)
+    if min(seeds) > 1 and len(arms) > 1:
+        correlation, sure = ranking.rank_correlation(here, there), ranking.pairs(here, there)
+    return LadderStep(
+        match=match,
+        small=small,
+        large=large,
+        arms=tuple(arms),
+        seeds=seeds,
+        spearman=correlation.value if correlation else None,
+        spearman_interval=correlation.interval if correlation else None,
+        same=sure.same,
+        reversed=sure.reversed,
+        undecided=sure.undecided,
+    )
+
+
+def _shared(course: Course, arms: Sequence[Variant]) -> np.ndarray:
+    """(arms, seeds) test losses, nats, of the seeds that all have."""
+    each = [{cell.seed: course.test_nats(cell) for cell in _ended(course, one)} for one in arms]
+    seeds = [seed for seed in (each[0] if each else {}) if all(math.isfinite(its.get(seed, math.nan)) for its in each)]
+    return np.array([[its[seed] for seed in seeds] for its in each]).reshape(len(arms), len(seeds))

@@ -12,12 +12,12 @@ what confirms it and what refutes it; neither is inconclusive. Never is a claim 
 
 Errors. Confirmations, refutations and what is said of the effect are three families; in each, of several comparisons that are
 reported one by one, any false one has a chance of at most alpha: Holm's steps, over sequential p (sequential.py), which stay
-valid whenever one stops. The claim that *all* comparisons hold is confirmed when each is shown at alpha, uncorrected: were it
-false, one certain comparison would have to err (intersection and union). It is refuted when any one is, with Holm's correction.
-So the claim may be confirmed while, by themselves, not all of its comparisons are.
+valid whenever one stops. A claim that several comparisons hold is confirmed when each of them is, and refuted when any is: so
+of several claims, one a match, any false confirmation has a chance of at most alpha, too. (For a single claim this asks for
+more than it must: uncorrected p would do, as one certain comparison would have to err.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -160,10 +160,10 @@ def verdicts(evidence: Sequence[Evidence], plan: Plan) -> list[Verdict]:
     return [verdict_of(place in confirmed, place in refuted) for place in range(len(evidence))]
 
 
-def claim_verdict(evidence: Sequence[Evidence], plan: Plan) -> Verdict:
-    """Of the claim that all comparisons hold."""
-    confirmed = all(_holds(one, "confirms", plan, plan.alpha) for one in evidence)
-    return verdict_of(confirmed, bool(family_of(evidence, "refutes", plan)))
+def together(verdicts: Iterable[Verdict]) -> Verdict:
+    """Of the claim that all comparisons of such verdicts hold."""
+    found = set(verdicts)
+    return "refuted" if "refuted" in found else "confirmed" if found == {"confirmed"} else "inconclusive"
 
 
 def verdict_of(confirmed: bool, refuted: bool) -> Verdict:

@@ -6,25 +6,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..lpa.cost import body_params, cost, flops_per_token
-from . import ranking
-from .claim import Comparison, Verdict
+from .claim import Comparison, together
 from .confirmation import (
     ArmResult,
     ClaimResult,
     ComparisonResult,
     Confirmation,
     ControlResult,
-    Ends,
-    LadderStep,
     SizeShape,
     Tried,
+    ends,
 )
-from .course import Cell, Contest, Course, Pairs, Rate
+from .course import Contest, Course, Pairs, Rate
 from .finding import Finding, estimate, findings
+from .ladder import ladder
 from .protocol import Control, Match, VersusFamily
 from .proxy import Record
 from .space import Space
-from .statistics import Interval
 from .variants import Variant, sized, sizes
 
 EFFECT = Comparison("a control", "better", 0.0)
@@ -45,15 +43,11 @@ def conclude(space: Space, variants: Sequence[Variant], records: Sequence[Record
         tokens=sum(record.tokens for record in records),
         finished=not course.wanted(),
         sizes=tuple(_shape(space, course, name) for name in course.sizes),
-        arms=tuple(_arm(course, one) for one in variants),
+        arms=tuple(_arm(course, models) for models in _models(variants)),
         comparisons=comparisons,
         claims=tuple(_claim(comparisons, size, match) for size in course.sizes for match in protocol.matches),
         controls=tuple(one for size in course.sizes for one in _controls(course, size)),
-        ladder=tuple(
-            _step(course, small, large, match)
-            for match in protocol.matches
-            for small, large in zip(course.sizes, course.sizes[1:], strict=False)
-        ),
+        ladder=tuple(ladder(course, comparisons)),
     )
 
 
@@ -64,16 +58,25 @@ def _shape(space: Space, course: Course, name: str) -> SizeShape:
     return SizeShape(name, model.d_model, model.d_ff, model.n_layers, figures.params, figures.flops_per_token, whole)
 
 
-def _arm(course: Course, one: Variant) -> ArmResult:
+def _models(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """An arm's variants that are one model at their size, each by itself."""
+    found = dict[tuple[str, str, Control | None, str], list[Variant]]()
+    for one in variants:
+        found.setdefault((one.size, one.arm, one.control, one.trained(1.0)), []).append(one)
+    return list(found.values())
+
+
+def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
+    one = models[0]
     sweep = course.sweep(one)
     best = sweep.best
-    cells = _ended(course, one)
+    cells = course.ended(one)
     losses = {cell.seed: course.test_nats(cell) for cell in cells}
     kept = {seed: loss for seed, loss in losses.items() if math.isfinite(loss)}
     return ArmResult(
         size=one.size,
         arm=one.arm,
-        match=one.match,
+        matches=tuple(its.match for its in models),
         control=one.control,
         name=one.name,
         placement=one.model.placement.text,
@@ -92,11 +95,6 @@ def _arm(course: Course, one: Variant) -> ArmResult:
         mean_nats=float(np.mean(list(kept.values()))) if kept else None,
         std_nats=float(np.std(list(kept.values()), ddof=1)) if len(kept) > 1 else None,
     )
-
-
-def _ended(course: Course, one: Variant) -> list[Cell]:
-    """The deciding runs of an arm that have ended, in the order of their seeds."""
-    return [cell for cell in course.deciding(one, course.most) if cell in course]
 
 
 def _tried(one: Variant, rate: Rate) -> Tried:
@@ -123,7 +121,7 @@ def _compared(family: VersusFamily, contest: Contest, pairs: Pairs, found: Findi
     return ComparisonResult(
         family=family,
         size=contest.a.size,
-        match=contest.match,
+        matches=contest.matches,
         a=contest.versus.a,
         b=contest.versus.b,
         direction=contest.versus.direction,
@@ -137,10 +135,10 @@ def _compared(family: VersusFamily, contest: Contest, pairs: Pairs, found: Findi
         mean_nats=one.mean_nats if one else None,
         std_nats=one.std_nats if one else None,
         ppl_percent=one.ppl_percent if one else None,
-        t_nats=_ends(one.t if one else None),
+        t_nats=ends(one.t if one else None),
         t_ppl_percent=one.t.ppl_percent if one and one.t else None,
-        bca_nats=_ends(one.bca if one else None),
-        repeated_nats=_ends(found.repeated),
+        bca_nats=ends(one.bca if one else None),
+        repeated_nats=ends(found.repeated),
         t_p=one.t_p if one else None,
         sign_flip_p=one.sign_flip_p if one else None,
         confirm_p=found.confirm_p,
@@ -151,17 +149,13 @@ def _compared(family: VersusFamily, contest: Contest, pairs: Pairs, found: Findi
     )
 
 
-def _ends(interval: Interval | None) -> Ends | None:
-    return None if interval is None else (interval.low, interval.high)
-
-
 def _claim(comparisons: Sequence[ComparisonResult], size: str, match: Match) -> ClaimResult:
-    its = [one for one in comparisons if (one.size, one.match, one.family) == (size, match, "claim")]
+    its = [one for one in comparisons if (one.size, one.family) == (size, "claim") and match in one.matches]
     parts = {
         verdict: [one.text for one in its if one.verdict == verdict] for verdict in ("refuted", "inconclusive", "confirmed")
     }
-    verdict: Verdict = "refuted" if parts["refuted"] else "inconclusive" if parts["inconclusive"] else "confirmed"
-    return ClaimResult(size, match, verdict, "; ".join(f"{name}: {', '.join(texts)}" for name, texts in parts.items() if texts))
+    why = "; ".join(f"{name}: {', '.join(texts)}" for name, texts in parts.items() if texts)
+    return ClaimResult(size, match, together(one.verdict for one in its), why)
 
 
 def _controls(course: Course, size: str) -> list[ControlResult]:
@@ -196,36 +190,6 @@ def _controlled(course: Course, control: Control | None, a: Variant, b: Variant,
         n=len(differences),
         mean_nats=one.mean_nats if one else None,
         ppl_percent=one.ppl_percent if one else None,
-        t_nats=_ends(one.t if one else None),
+        t_nats=ends(one.t if one else None),
         says=says,
     )
-
-
-def _step(course: Course, small: str, large: str, match: Match) -> LadderStep:
-    """The arms that have losses at both sizes, over the seeds that all of them share at each."""
-    at = [{arm: one for (arm, its), one in course.arms(size).items() if its == match} for size in (small, large)]
-    arms = [arm for arm in at[0] if arm in at[1]]
-    here, there = (_shared(course, [one[arm] for arm in arms]) for one in at)
-    seeds = (here.shape[1], there.shape[1])
-    correlation, sure = None, ranking.Pairs(0, 0, math.comb(len(arms), 2), 0.95)
-    if min(seeds) > 1 and len(arms) > 1:
-        correlation, sure = ranking.rank_correlation(here, there), ranking.pairs(here, there)
-    return LadderStep(
-        match=match,
-        small=small,
-        large=large,
-        arms=tuple(arms),
-        seeds=seeds,
-        spearman=correlation.value if correlation else None,
-        spearman_interval=correlation.interval if correlation else None,
-        same=sure.same,
-        reversed=sure.reversed,
-        undecided=sure.undecided,
-    )
-
-
-def _shared(course: Course, arms: Sequence[Variant]) -> np.ndarray:
-    """(arms, seeds) test losses, nats, of the seeds that all have."""
-    each = [{cell.seed: course.test_nats(cell) for cell in _ended(course, one)} for one in arms]
-    seeds = [seed for seed in (each[0] if each else {}) if all(math.isfinite(its.get(seed, math.nan)) for its in each)]
-    return np.array([[its[seed] for seed in seeds] for its in each]).reshape(len(arms), len(seeds))

@@ -11,10 +11,16 @@ from .finding import Effect
 from .folder import RECORDS
 from .protocol import Control, Match, VersusFamily
 from .proxy import Record
+from .statistics import Interval
 
 VERDICT = "verdict.json"
 
 Ends = tuple[float, float]
+
+
+def ends(interval: Interval | None) -> Ends | None:
+    """Of an interval, nats."""
+    return None if interval is None else (interval.low, interval.high)
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm at a match and a size, or a control."""
+    """An arm at a size, as one model: what is made equal by one match is often equal by another, too. Or a control."""
 
     size: str
     arm: str
-    match: Match
+    matches: tuple[Match, ...]
     control: Control | None
     name: str
     """In words, within its size."""
@@ -81,11 +87,12 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Arm A against arm B at a match and a size: test loss of A less that of B."""
+    """Arm A against arm B at a size: test loss of A less that of B."""
 
     family: VersusFamily
     size: str
-    match: Match
+    matches: tuple[Match, ...]
+    """At which the two models are these."""
     a: str
     b: str
     direction: Direction
@@ -150,10 +157,25 @@ class ClaimResult:
 
 
 @dataclass(frozen=True)
-class LadderStep:
-    """Whether two neighbouring sizes put the arms in the same order, at a match."""
+class Moved:
+    """A comparison of the claim from a size to the next."""
 
-    match: Match
+    text: str
+    small_nats: float | None
+    large_nats: float | None
+    """Mean differences; None with fewer than two seeds."""
+    small_verdict: Verdict
+    large_verdict: Verdict
+    change_nats: float | None
+    change_interval_nats: Ends | None
+    """95 %, Welch's, of the difference of two means with deviations of their own."""
+
+
+@dataclass(frozen=True)
+class LadderStep:
+    """How the arms' order and the claim's effects move between two neighbouring sizes, at one match or several."""
+
+    matches: tuple[Match, ...]
     small: str
     large: str
     arms: tuple[str, ...]
@@ -165,6 +187,7 @@ class LadderStep:
     reversed: int
     undecided: int
     """Pairs of arms whose order is surely the same at both sizes, surely the other way round, or not sure."""
+    moved: tuple[Moved, ...]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -84,17 +85,18 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """A comparison of two arms at a match and a size."""
+    """A comparison of two arms at a size."""
 
     versus: Versus
-    match: Match
+    matches: tuple[Match, ...]
+    """At which these two models are compared: what is equal in params is mostly equal in flops, too."""
     a: Variant
     b: Variant
 
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.versus.text} at equal {self.match}"
+        return f"{self.versus.text} at equal {' and '.join(self.matches)}"
 
 
 SETTLE: tuple[Family, ...] = ("confirms", "refutes")
@@ -127,14 +129,15 @@ class Course:
         return {(one.arm, one.match): one for one in self.variants if one.size == size and one.control is None}
 
     def contests(self, size: str, family: VersusFamily) -> list[Contest]:
-        """The comparisons of a size, match by match; of `beside` those whose arms are there."""
-        arms = self.arms(size)
-        return [
-            Contest(one, match, arms[one.a, match], arms[one.b, match])
-            for match in self.protocol.matches
-            for one in self.protocol.versus(family)
-            if (one.a, match) in arms and (one.b, match) in arms
-        ]
+        """The comparisons of a size, match by match; of `beside` those whose arms are there. One of the same two models at
+        another match is the same comparison, and counts once among those that are corrected for."""
+        arms, found = self.arms(size), dict[tuple[Versus, str, str], Contest]()
+        for match, one in product(self.protocol.matches, self.protocol.versus(family)):
+            if (one.a, match) in arms and (one.b, match) in arms:
+                a, b = arms[one.a, match], arms[one.b, match]
+                key = (one, a.trained(1.0), b.trained(1.0))
+                found[key] = Contest(one, (*(found[key].matches if key in found else ()), match), a, b)
+        return list(found.values())
 
     @property
     def least(self) -> int:
@@ -201,6 +204,10 @@ class Course:
         if best is None:
             return []
         return [Cell(variant, best.factor, self.protocol.seed(self.space.seed, number)) for number in range(count)]
+
+    def ended(self, variant: Variant) -> list[Cell]:
+        """The deciding runs of an arm that have ended, in the order of their seeds."""
+        return [cell for cell in self.deciding(variant, self.most) if cell in self]
 
     def _first(self, variants: Iterable[Variant]) -> list[Cell]:
         """What is missing for the first look."""

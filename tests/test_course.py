@@ -27,7 +27,7 @@ def told_apart(**arms):
 
 
 def contest(found, text, match="width", size="proxy"):
-    return next(one for one in found.comparisons if (one.text, one.match, one.size) == (text, match, size))
+    return next(one for one in found.comparisons if (one.text, one.size) == (text, size) and match in one.matches)
 
 
 # which runs
@@ -179,6 +179,24 @@ def test_the_controls_have_as_many_seeds_as_the_first_look(space):
     assert effect.mean_nats == pytest.approx(contest(found, "attention better than dense").mean_nats)
 
 
+def test_two_models_that_are_equal_at_two_matches_are_one_comparison_and_are_corrected_for_once():
+    space = protocol_space(SEEDS, "confirm.matches=[width, params, flops]")
+    records = play(space, Losses(noise=0.05))
+    found = conclude(space, variants(space, {}), records)
+    assert [one.matches for one in found.comparisons] == [("width",)] * 3 + [("params", "flops")] * 3
+    assert {arm.matches for arm in found.arms if not arm.control} == {
+        ("width", "params", "flops"),
+        ("width",),
+        ("params", "flops"),
+    }
+    without = space.change(confirm=space.confirm.change(matches=("width", "params")))
+    other = conclude(without, variants(without, {}), records)
+    assert [one.confirm_p_holm for one in other.comparisons] == [one.confirm_p_holm for one in found.comparisons]
+    assert [(one.match, one.verdict) for one in found.claims][1:] == [
+        (match, found.claims[1].verdict) for match in ("params", "flops")
+    ]
+
+
 # the ladder
 
 
@@ -192,6 +210,12 @@ def test_a_claim_may_hold_at_one_size_and_not_at_another():
     assert (step.small, step.large, step.arms) == ("small", "large", ("dense", "attention", "ffn", "both"))
     assert step.spearman == pytest.approx(stats.spearmanr([2.0, 2.5, 2.3, 2.6], [2.0, 1.8, 2.3, 2.6]).statistic)
     assert (step.same, step.reversed, step.undecided) == (4, 2, 0)
+    moved = step.moved[0]
+    assert (moved.text, moved.small_verdict, moved.large_verdict) == ("attention better than dense", "refuted", "confirmed")
+    here, there = (contest(found, moved.text, size=size).differences_nats for size in ("small", "large"))
+    interval = stats.ttest_ind(there, here, equal_var=False).confidence_interval(0.95)
+    assert moved.change_nats == pytest.approx(-0.7, abs=0.01)
+    assert moved.change_interval_nats == pytest.approx((interval.low, interval.high))
 
 
 # budgets

@@ -1,0 +1,167 @@
+"""What a confirmation says, in plain words: for its page and for a terminal."""
+
+from collections.abc import Iterable, Iterator
+
+from .claim import Verdict
+from .confirmation import ArmResult, ComparisonResult, Confirmation, Ends, LadderStep, Moved
+from .protocol import Match
+
+VERDICTS: tuple[Verdict, ...] = ("confirmed", "refuted", "inconclusive")
+
+
+def headline(found: Confirmation) -> str:
+    """The claim's verdict at every size and match, in a line."""
+    where = {
+        verdict: [
+            f"equal {_list(matches)} ({size.name})" for size in found.sizes if (matches := _matches(found, size.name, verdict))
+        ]
+        for verdict in VERDICTS
+    }
+    told = [f"{verdict} at {_list(where[verdict])}" for verdict in VERDICTS if where[verdict]]
+    if len(told) == 1 and len(found.claims) > 1:
+        told = [f"{found.claims[0].verdict} at every size and match"]
+    text = "; ".join(told)
+    return text[:1].upper() + text[1:] if found.finished else f"So far, as it has not come to its end: {text}"
+
+
+def claim(found: Confirmation) -> str:
+    """What is claimed, as the protocol says it."""
+    return _list(dict.fromkeys(one.text for one in found.comparisons if one.family == "claim"))
+
+
+def paragraphs(found: Confirmation) -> list[str]:
+    """What was found of each comparison; what the controls and the ladder say; what to mind."""
+    return [
+        *(_size(found, size.name) for size in found.sizes),
+        *_controls(found),
+        *(ladder(found, step) for step in found.ladder),
+        *_minded(found),
+        f"{found.runs} runs and {found.tokens:,} training tokens in all.",
+    ]
+
+
+def sentence(one: ComparisonResult, matters_ppl_percent: float) -> str:
+    """A comparison with n, effect, interval, p and verdict."""
+    at = f"{one.text} at equal {_list(one.matches)}"
+    if one.mean_nats is None or one.ppl_percent is None:
+        return f"{at}: {one.verdict}, with {one.n} pairs of seeds."
+    percent = f" ({_ends(one.t_ppl_percent, '+.2f')})" if one.t_ppl_percent else ""
+    interval = f", 95 % interval {_ends(one.t_nats, '+.4f')}" if one.t_nats else ""
+    effect = f"{one.ppl_percent:+.2f} %{percent} in perplexity, {one.mean_nats:+.4f} nats{interval}, n = {one.n}"
+    return f"{at}: {effect}; {_judged(one, matters_ppl_percent)}."
+
+
+def _judged(one: ComparisonResult, matters_ppl_percent: float) -> str:
+    if one.verdict == "inconclusive":
+        more = (
+            f"{one.more_seeds} more seeds would probably settle it" if one.more_seeds else "more seeds than there is sense in"
+        )
+        return f"inconclusive ({_p(one.confirm_p_holm)} to confirm, {_p(one.refute_p_holm)} to refute): {more}"
+    p = one.confirm_p_holm if one.verdict == "confirmed" else one.refute_p_holm
+    less = one.direction == "better" and one.effect == "less than matters" and one.verdict == "confirmed"
+    much = one.direction == "better" and one.effect == "as much as matters"
+    by = f", by less than the {matters_ppl_percent:g} % that matter" if less else ""
+    by += f", by the {matters_ppl_percent:g} % that matter or more" if much else ""
+    return f"{one.verdict} ({_p(p)}){by}"
+
+
+def _size(found: Confirmation, name: str) -> str:
+    shape = next(one for one in found.sizes if one.name == name)
+    head = f"{name} (d_model {shape.d_model}, {shape.n_layers} layers, {shape.tokens:,} training tokens): "
+    known = [one for one in found.comparisons if one.size == name and one.n > 1]
+    if not known:
+        return f"{head}no comparison has two pairs of seeds yet."
+    its = [sentence(one, found.matters_ppl_percent) for one in known]
+    unknown = len([one for one in found.comparisons if one.size == name]) - len(known)
+    its += [f"{unknown} further comparisons have fewer than two pairs of seeds."] if unknown else []
+    return f"{head}{' '.join(its)}"
+
+
+def _controls(found: Confirmation) -> Iterator[str]:
+    for size in found.sizes:
+        its = [one for one in found.controls if one.size == size.name and one.mean_nats is not None]
+        told = [f"{one.a} against {one.b}: {one.mean_nats:+.4f}{_within(one.t_nats)} ({one.says})" for one in its]
+        if told:
+            yield f"Controls at {size.name}, nats with 95 % intervals: {'; '.join(told)}."
+
+
+def ladder(found: Confirmation, step: LadderStep) -> str:
+    """How order and effects move, and what that says about the target."""
+    head = f"From {step.small} to {step.large} at equal {_list(step.matches)}: "
+    if min(step.seeds) < 2:
+        return f"{head}too few seeds yet to compare the two sizes."
+    sure = [f"{count} {how}" for count, how in ((step.same, "surely the same"), (step.reversed, "surely the other way round"))]
+    pairs = step.same + step.reversed + step.undecided
+    order = f"of {pairs} pairs of arms the order is {', '.join(sure)}, {step.undecided} undecided"
+    rank = "" if step.spearman is None else f" (rank correlation {step.spearman:.2f}{_within(step.spearman_interval, '.2f')})"
+    moves = "; ".join(_move(one) for one in step.moved)
+    return f"{head}{order}{rank}. {moves}. {_target(found, step)}"
+
+
+def _move(one: Moved) -> str:
+    if one.small_nats is None or one.large_nats is None or one.change_nats is None:
+        return f"{one.text}: not yet known at both"
+    change = f"a change of {one.change_nats:+.4f}{_within(one.change_interval_nats)}"
+    return f"{one.text}: {one.small_nats:+.4f} to {one.large_nats:+.4f} nats, {change}"
+
+
+def _target(found: Confirmation, step: LadderStep) -> str:
+    """What it says of the target: never more than that nothing speaks against it."""
+    turned = [one.text for one in step.moved if {one.small_verdict, one.large_verdict} == {"confirmed", "refuted"}]
+    if turned:
+        return (
+            f"Confirmed at one size and refuted at the other: {_list(turned)}. It depends on the size: {_far(found)} is open."
+        )
+    if step.reversed:
+        return f"Arms surely change places between the sizes: their order here is no guide to {_far(found)}."
+    moves = [one.change_interval_nats for one in step.moved if one.change_interval_nats]
+    if any(low * high > 0 for low, high in moves):
+        return f"No order surely turns, but effects move with the size: their amount does not carry to {_far(found)}."
+    if step.undecided:
+        return f"Nothing is seen to turn, but not every order is sure: that it carries to {_far(found)} is not shown."
+    return f"The order is the same at both sizes; that it is so at {_far(found)} remains an extrapolation."
+
+
+def _far(found: Confirmation) -> str:
+    """The target, against the largest size."""
+    params = next((one.target_costs["params"] for one in found.arms if one.arm == "dense"), None)
+    largest = found.sizes[-1]
+    return "the target" if params is None else f"the target ({params / largest.params:,.0f} x the parameters of {largest.name})"
+
+
+def _minded(found: Confirmation) -> Iterator[str]:
+    """What makes a comparison worth less than it looks."""
+    edge = [f"{_where(arm)} ({arm.lr:.3g})" for arm in found.arms if arm.at_edge and arm.lr is not None]
+    if edge:
+        yield f"The best rate lies at an end of those that were tried: {_list(edge)}. These arms may be tuned too little."
+    diverged = [f"{_where(arm)} ({len(arm.diverged)} of {len(arm.seeds)})" for arm in found.arms if arm.diverged]
+    if diverged:
+        yield f"Runs diverged, and count as guessing: {_list(diverged)}."
+    failed = [f"{_where(arm)} ({len(arm.failed)})" for arm in found.arms if arm.failed]
+    if failed:
+        yield f"Runs failed, and other seeds stand in for them: {_list(failed)}."
+
+
+def _where(arm: ArmResult) -> str:
+    return f"{arm.name} at {arm.size}" if arm.control else f"{arm.arm} at equal {_list(arm.matches)} and {arm.size}"
+
+
+def _matches(found: Confirmation, size: str, verdict: Verdict) -> list[Match]:
+    return [one.match for one in found.claims if (one.size, one.verdict) == (size, verdict)]
+
+
+def _within(interval: Ends | None, digits: str = "+.4f") -> str:
+    return "" if interval is None else f" ({_ends(interval, digits)})"
+
+
+def _ends(interval: Ends | None, digits: str) -> str:
+    return "" if interval is None else f"{interval[0]:{digits}} to {interval[1]:{digits}}"
+
+
+def _p(p: float) -> str:
+    return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+
+
+def _list(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last

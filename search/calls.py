@@ -85,15 +85,17 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
 
 def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> None:
     """Confirm a study's claim, and leave the verdict, tables and a page."""
-    from . import conclude, confirm, confirmation, screen
+    from . import confirm, screen, terminal
+    from .conclude import conclude
     from .variants import variants
+    from .verdict import write_verdict
 
     space = confirm.resolved(directory, storage, settings)
     place = folder.check_folder(out or directory / "confirm")
     arms = variants(space, {})
     shards = opened(space)
     confirm.check(space, arms, shards)
-    with folder.held(place):
+    with folder.held(place), live.written(place) as write:
         setup = Setup(space.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, space.search) as executor:
             study = folder.driven(place, space, shards.content, storage, study=directory)
@@ -102,7 +104,9 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
                 def watch(state: confirm.Confirming) -> None:
                     state.stopping = interrupt.signal != 0
                     draw(state)
+                    write(state)
 
                 state = confirm.confirm(space, arms, ledger, executor, watch, checkpoints)
-        found = conclude.conclude(space, arms, state.records)
-        confirmation.write_confirmation(found, state.records, place)
+        found = conclude(space, arms, state.records)
+        paths = write_verdict(found, state.records, place)
+    terminal.print_confirmation(found, paths)

@@ -132,13 +132,28 @@ def _is_of_storage(error: Exception) -> bool:
 
 @app.command()
 def report(directory: Directory, storage: Storage = None) -> None:
-    """Make the tables and the page of a study anew from its storage."""
+    """Make the tables and the page of a search or of a confirmation anew from its storage."""
     from . import terminal
+
+    if _is_confirmation(directory):
+        from .verdict import read_verdict, write_verdict
+
+        _, records, confirmed = read_verdict(directory, storage)
+        terminal.print_confirmation(confirmed, write_verdict(confirmed, records, directory))
+        return
     from .report import write_report
     from .results import read_study
 
     found = read_study(directory, storage)
     terminal.print_results(found, {"page": write_report(found, directory)})
+
+
+def _is_confirmation(directory: Path) -> bool:
+    from .folder import study_in
+    from .ledger import CONFIRM
+
+    _, kind = study_in(directory, None)
+    return kind == CONFIRM
 
 
 @app.command()
@@ -149,7 +164,8 @@ def watch(
     host: Annotated[str, typer.Option(help="Where optuna-dashboard is served.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="The first free one from 8080 on when left out.")] = None,
 ) -> None:
-    """Look at a search that runs elsewhere: here, and in optuna-dashboard where that is installed. Ctrl-C ends the looking."""
+    """Look at a search or a confirmation that runs elsewhere: here, and at a search in optuna-dashboard, too, where that is
+    installed. Ctrl-C ends the looking."""
     from . import screen, watch
     from .terminal import console
 
@@ -168,7 +184,14 @@ def watch(
 
 
 def _dashboard(first: "View", port: int | None) -> "Copy | None":
-    """A copy of the study for optuna-dashboard, where that is installed. Raises UserError when it is not, and was asked for."""
+    """A copy of the study for optuna-dashboard, where that is installed. Raises UserError when there is none, and it was asked
+    for."""
+    from .results import Results
+
+    if not isinstance(first.found, Results):
+        if port is not None:
+            raise UserError(f"--port {port}: only a search is shown in optuna-dashboard, and this is a confirmation")
+        return None
     try:
         from .dashboard import Copy
     except ModuleNotFoundError as error:
@@ -254,7 +277,12 @@ def show(
     path = Path(what)
     if path.is_dir():
         _refuse(what, "a study has run", {"--coordinates": coordinates, "--set": settings})
-        terminal.print_results(read_study(path), {"study": path})
+        if _is_confirmation(path):
+            from .verdict import read_verdict
+
+            terminal.print_confirmation(read_verdict(path)[2], {"confirmation": path})
+        else:
+            terminal.print_results(read_study(path), {"study": path})
     elif path.is_file() and "vary" not in read_yaml(path):
         _refuse(what, "a training's config names one model", {"--coordinates": coordinates})
         terminal.print_config(_train_config(path, settings))

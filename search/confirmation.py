@@ -1,19 +1,11 @@
-"""What a confirmation says: every number of its page and of verdict.json, as conclude.py finds them in its records."""
+"""What a confirmation says, as types: every number of its page and of verdict.json, which conclude.py finds in its records."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-from ..lpa.files import replace_text
 from .claim import Direction, Verdict
 from .finding import Effect
-from .folder import RECORDS
 from .protocol import Control, Match, VersusFamily
-from .proxy import Record
 from .statistics import Interval
-
-VERDICT = "verdict.json"
 
 Ends = tuple[float, float]
 
@@ -209,11 +201,3 @@ class Confirmation:
     claims: tuple[ClaimResult, ...]
     controls: tuple[ControlResult, ...]
     ladder: tuple[LadderStep, ...]
-
-
-def write_confirmation(found: Confirmation, records: Sequence[Record], place: Path) -> Path:
-    """records.jsonl, a line a run, and verdict.json; the latter's path."""
-    replace_text(place / RECORDS, "".join(record.model_dump_json() + "\n" for record in records))
-    path = place / VERDICT
-    replace_text(path, json.dumps(asdict(found), indent=1, allow_nan=False) + "\n")
-    return path

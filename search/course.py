@@ -129,14 +129,15 @@ class Course:
         return {(one.arm, one.match): one for one in self.variants if one.size == size and one.control is None}
 
     def contests(self, size: str, family: VersusFamily) -> list[Contest]:
-        """The comparisons of a size, match by match; of `beside` those whose arms are there. One of the same two models at
-        another match is the same comparison, and counts once among those that are corrected for."""
+        """The comparisons of a size, match by match; of `beside` those whose arms are there and are two models. One of the same
+        two models at another match is the same comparison, and counts once among those that are corrected for."""
         arms, found = self.arms(size), dict[tuple[Versus, str, str], Contest]()
         for match, one in product(self.protocol.matches, self.protocol.versus(family)):
             if (one.a, match) in arms and (one.b, match) in arms:
                 a, b = arms[one.a, match], arms[one.b, match]
                 key = (one, a.trained(1.0), b.trained(1.0))
-                found[key] = Contest(one, (*(found[key].matches if key in found else ()), match), a, b)
+                if key[1] != key[2]:
+                    found[key] = Contest(one, (*(found[key].matches if key in found else ()), match), a, b)
         return list(found.values())
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..lpa.config import UserError, dump_yaml
+from ..lpa.config import UserError, dump_yaml, one_line
 from ..lpa.files import replace_text
 from .ledger import CONFIRM, SEARCH, Ledger, open_ledger
 from .space import Space
@@ -78,12 +78,28 @@ def held(folder: Path) -> Generator[None]:
                     folder.rmdir()
 
 
-def write_setup(folder: Path, space: Space) -> None:
-    """environment.json, an entry a call, and space.yaml, complete and as run."""
+def write_setup(folder: Path, space: Space, study: str) -> None:
+    """environment.json, an entry a call, and space.yaml, complete and as run. study: its name in the storage."""
     path = folder / ENVIRONMENT
-    calls = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    replace_text(path, json.dumps([*calls, environment(space)], indent=1) + "\n")
+    replace_text(path, json.dumps([*_calls(folder), {"study": study, **environment(space)}], indent=1) + "\n")
     replace_text(folder / SPACE, dump_yaml(space, "The resolved space, as run."))
+
+
+def _calls(folder: Path) -> list[dict[str, Any]]:
+    """The entries of environment.json so far. Raises UserError."""
+    path = folder / ENVIRONMENT
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
+
+
+def study_in(folder: Path, url: str | None) -> tuple[str, str]:
+    """The name of the study whose folder it is, and what it is of: a search, or a confirmation. Raises UserError."""
+    calls = _calls(folder)
+    words = str(calls[-1].get("study", "")) if calls else ""
+    name, _, kind = words.rpartition(" ")
+    return (name, kind) if kind == CONFIRM else (study_name(folder, url), SEARCH)
 
 
 def environment(space: Space) -> dict[str, Any]:
@@ -109,7 +125,7 @@ def driven(folder: Path, space: Space, content: str, url: str | None, study: Pat
     ledger = open_ledger(space, url or storage_url(folder), name, of=of)
     with closing(ledger), ledger.held():
         ledger.check(content)
-        write_setup(folder, space)
+        write_setup(folder, space, f"{name} {of}")
         yield ledger
 
 

@@ -34,7 +34,9 @@ def _step(
         {arm: one for (arm, its), one in course.arms(size).items() if its == matches[0] and course.ended(one)}
         for size in (small, large)
     )
-    arms = [arm for arm in here if arm in there]
+    arms = list({(here[arm].trained(1.0), there[arm].trained(1.0)): arm for arm in reversed(here) if arm in there}.values())[
+        ::-1
+    ]
     low, high = (_shared(course, [at[arm] for arm in arms]) for at in (here, there))
     seeds = (low.shape[1], high.shape[1])
     correlation, sure = None, ranking.Pairs(0, 0, math.comb(len(arms), 2), 0.95)

@@ -1,7 +1,6 @@
 """Records -> what they say: the noise, the front, the arms, the winner."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..lpa.config import UserError, read_yaml
+from ..lpa.config import UserError
 from ..lpa.files import replace_text
 from . import noise, pareto
-from .folder import DATABASE, RECORDS, SPACE, storage_url, study_name
-from .ledger import NOISE, SEARCH, Ledger, open_ledger
-from .presets import parse_space
+from .folder import RECORDS
+from .ledger import NOISE, SEARCH, Ledger
 from .proxy import Record
 from .space import Space
+from .stored import read_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,20 +180,8 @@ def results(space: Space, ledger: Ledger) -> Results:
 
 
 def read_study(folder: Path, url: str | None = None) -> Results:
-    """What a study's folder holds: from its storage, or from records.jsonl where there is none. Raises UserError."""
-    try:
-        if not (folder / SPACE).is_file():
-            raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
-    space = parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
-    if url or (folder / DATABASE).exists():
-        name = study_name(folder, url)
-        with closing(open_ledger(space, url or storage_url(folder), name, create=False)) as ledger:
-            return results(space, ledger)
-    if not (folder / RECORDS).exists():
-        raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
-    records = read_records(folder / RECORDS)
+    """What a study's folder holds. Raises UserError."""
+    space, records = read_folder(folder, url, SEARCH)
     seeds = [record for record in records if record.run.startswith(NOISE)]
     return Results(space, [record for record in records if not record.run.startswith(NOISE)], seeds)
 
@@ -204,8 +191,3 @@ def write_tables(found: Results, out: Path) -> None:
     lines = [record.model_dump_json() for record in [*found.records, *found.seeds]]
     replace_text(out / RECORDS, "".join(line + "\n" for line in lines))
     replace_text(out / "front.csv", found.table(found.front).to_csv(index=False))
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of a records.jsonl."""
-    return [Record.parse_json(line, f"{path}:{n}") for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]

@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from . import live
+from . import live, wording
 from .confirm import Confirming
+from .confirmation import Confirmation
 from .drive import Runs
 from .proxy import Record
 from .results import Results
@@ -49,8 +50,7 @@ def confirming() -> Generator[Callable[[Confirming], None]]:
 
     def view(state: Confirming) -> RenderableType:
         moment = _moment(state)
-        head = Text(f"{moment.name}: {moment.done} of {state.planned} or more runs of its confirmation; {_times(moment)}")
-        return Group(head, _fitted(_workers(moment.workers), WORKERS_WITHOUT, console.width))
+        return _confirmation([f"{moment.name}: {moment.done} of {state.planned} or more runs of its confirmation"], moment)
 
     with _drawn(view) as watch:
         yield watch
@@ -84,7 +84,7 @@ def show_views(views: Iterable[View], copy: "Copy | None") -> None:
                 show(view_of(one))
             elif number == 0:
                 console.print(view_of(one))
-            if copy is not None:
+            if copy is not None and isinstance(one.found, Results):
                 copy.update(one.found, one.moment)
             elif not console.is_terminal or one.moment is None or one.moment.is_over:
                 break
@@ -104,8 +104,11 @@ def _screen() -> Generator[Callable[[RenderableType], None]]:
 
 
 def view_of(view: View) -> RenderableType:
-    """How far the search is, what is to be said of it, its workers, the front: no more than the terminal has room for."""
+    """How far it is, what is to be said of it, its workers, what was found: no more than the terminal has room for."""
     found, moment, width = view.found, view.moment, console.width
+    if isinstance(found, Confirmation):
+        notes = [f"{found.name}: {found.runs} runs of its confirmation", wording.headline(found), *filter(None, [view.note])]
+        return _confirmation(notes, moment)
     heads = [_headline(found, moment), *([view.note] if view.note else [])]
     room = console.height - sum(math.ceil(len(line) / width) for line in heads) - 1 if console.is_terminal else 10**6
     working = moment.workers if moment is not None else ()
@@ -120,6 +123,18 @@ def view_of(view: View) -> RenderableType:
         parts += [Text("The front, lowest loss first", style="bold")]
         parts += [_fitted(_front(found, front[:shown]), FRONT_WITHOUT, width), *_more(len(front) - shown, "on the front")]
     return Group(*parts)
+
+
+def _confirmation(lines: Sequence[str], moment: live.Moment | None) -> RenderableType:
+    """Lines on a confirmation, the first with its times, and as many of its workers as there is room for."""
+    first, *others = lines
+    heads = [Text(first if moment is None else f"{first}; {_times(moment)}"), *map(Text, others)]
+    working = () if moment is None else moment.workers
+    most = max(1, console.height - len(heads) - 3) if console.is_terminal else len(working)
+    if not working:
+        return Group(*heads)
+    shown = _fitted(_workers(working[:most]), WORKERS_WITHOUT, console.width)
+    return Group(*heads, shown, *_more(len(working) - most, "workers"))
 
 
 def _more(count: int, what: str) -> list[Text]:

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
+from . import wording
 from .budget import ARMS
+from .confirmation import ComparisonResult, Confirmation
 from .proxy import Record
 from .results import Results
 from .space import Space
@@ -66,6 +69,32 @@ def _records(title: str, found: Results, records: Sequence[Record]) -> Table:
         against = "" if delta is None or record.arm == "dense" else f"{delta:+.4f} {found.against_dense(record)}"
         shares = [f"{found.relative(record, name):.3f}" for name in found.costs]
         table.add_row(record.run, record.arm or "", loss, against, *shares, str(record.target.d_ff), record.placement)
+    return table
+
+
+def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:
+    """One screen: the claim and its verdict, every comparison, what the controls and the ladder say, where things are."""
+    console.print(f"The claim: {wording.claim(found)}", markup=False)
+    console.print(f"{wording.headline(found)}.", markup=False, style="bold")
+    for title, its in wording.grouped(found):
+        console.print(_comparisons(title, its))
+    for text in wording.remarks(found):
+        console.print(text, markup=False)
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", markup=False)
+
+
+def _comparisons(title: str, comparisons: Sequence[ComparisonResult]) -> Table:
+    table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", min_width=30)
+    for name in ("n", "loss_nats", "perplexity %", "95 %", "p (Holm)", "verdict"):
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for one in comparisons:
+        mean = "" if one.mean_nats is None else f"{one.mean_nats:+.4f}"
+        percent = "" if one.ppl_percent is None else f"{one.ppl_percent:+.2f}"
+        interval = "" if one.t_ppl_percent is None else f"{one.t_ppl_percent[0]:+.2f} to {one.t_ppl_percent[1]:+.2f}"
+        p = wording.p(one.refute_p_holm if one.verdict == "refuted" else one.confirm_p_holm)
+        table.add_row(Text(one.text), str(one.n), mean, percent, interval, p, one.verdict)
     return table
 
 

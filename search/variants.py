@@ -13,7 +13,7 @@ from ..lpa.model import ModelConfig
 from ..lpa.placement import Placement
 from ..lpa.train import TrainConfig
 from .budget import ARMS, Listed
-from .protocol import WINNER, Control, Match, Size
+from .protocol import Control, Match, Size
 from .proxy import Recipe, Record, trained
 from .space import Space, rank_key
 
@@ -78,19 +78,9 @@ Widths = Mapping[str, int]
 
 
 def placements(space: Space) -> dict[str, Listed]:
-    """The arms by name; without the winner when nobody has said what it is, or when it is one of the others."""
-    found: dict[str, Listed] = {}
-    for name in space.confirm.arms:
-        if name in ARMS:
-            found[name] = _arm(space, name)
-        elif name in space.confirm.placements:
-            found[name] = space.confirm.placements[name]
-    if WINNER in found:
-        model = space.proxy.model
-        others = [_placed(model, listed) for name, listed in found.items() if name != WINNER]
-        if _placed(model, found[WINNER]) in others:
-            del found[WINNER]
-    return found
+    """The arms by name; without the winner when nobody has said what it is."""
+    named = {name: _arm(space, name) for name in ARMS} | space.confirm.placements
+    return {name: named[name] for name in space.confirm.arms if name in named}
 
 
 def as_listed(space: Space, record: Record) -> Listed:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 from ..lpa.config import UserError
 from . import live
+from .confirmation import Confirmation
+from .folder import study_in
 from .lease import born, machine
+from .ledger import SEARCH
 from .results import Results, read_study
+from .verdict import read_verdict
 
 EVERY = 1.0
 """Seconds from one look to the next."""
@@ -24,7 +28,7 @@ class View:
 
     moment: live.Moment | None
     """The last that a driver has written."""
-    found: Results
+    found: Results | Confirmation
     note: str = ""
     """What the viewer should know about the driver or the storage; empty when all is well."""
 
@@ -41,7 +45,7 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
         is_over = moment is not None and moment.is_over
         if changed and (found is None or is_over or now - read_at > took / SHARE):
             try:
-                found, trouble = read_study(folder, url), ""
+                found, trouble = _found(folder, url), ""
                 done = moment and moment.done
             except UserError as error:
                 if found is None:
@@ -53,6 +57,13 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
         if moment != seen:
             seen, since = moment, now
         yield View(moment, found, trouble or missing or silence(moment, now - since))
+
+
+def _found(folder: Path, url: str | None) -> Results | Confirmation:
+    """What a study has found by now. Raises UserError."""
+    if study_in(folder, url)[1] == SEARCH:
+        return read_study(folder, url)
+    return read_verdict(folder, url)[2]
 
 
 def _look(folder: Path, before: live.Moment | None) -> tuple[live.Moment | None, str]:
@@ -68,13 +79,13 @@ def silence(moment: live.Moment | None, seconds: float = 0.0) -> str:
     """What is to be said of a driver that does not write; nothing when it does, or has said that it ends. seconds: for which it
     was seen to write nothing, by the looker's clock; on the driver's own machine it is seen at once."""
     if moment is None:
-        return "nobody has searched here with a version that says how it goes"
+        return "nothing has been driven here by a version that says how it goes"
     if moment.is_over:
-        return "" if moment.phase == "ended" else "stopped; the same search command goes on from here"
+        return "" if moment.phase == "ended" else "stopped; the same command goes on from here"
     if moment.machine == machine():
         if born(moment.process) != moment.born:
-            return f"the search's process {moment.process} has ended without a word; the same search command goes on from here"
+            return f"the driver's process {moment.process} has ended without a word; the same command goes on from here"
         seconds = max(seconds, time.time() - moment.time)
     if seconds <= live.SILENT:
         return ""
-    return f"no word from the search's process {moment.process} on {moment.host} for {seconds:.0f} s"
+    return f"no word from the driver's process {moment.process} on {moment.host} for {seconds:.0f} s"

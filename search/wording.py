@@ -31,13 +31,30 @@ def claim(found: Confirmation) -> str:
 
 def paragraphs(found: Confirmation) -> list[str]:
     """What was found of each comparison; what the controls and the ladder say; what to mind."""
+    return [*(_size(found, size.name) for size in found.sizes), *remarks(found)]
+
+
+def remarks(found: Confirmation) -> list[str]:
+    """What is to be said besides the comparisons by themselves."""
     return [
-        *(_size(found, size.name) for size in found.sizes),
+        *_open(found),
         *_controls(found),
         *(ladder(found, step) for step in found.ladder),
         *_minded(found),
         f"{found.runs} runs and {found.tokens:,} training tokens in all.",
     ]
+
+
+def grouped(found: Confirmation) -> Iterator[tuple[str, list[ComparisonResult]]]:
+    """The comparisons of each size and match under a title with the claim's verdict there; those beside it come after."""
+    for size in found.sizes:
+        its = [one for one in found.comparisons if one.size == size.name]
+        for matches in dict.fromkeys(one.matches for one in its):
+            verdict = next(one.verdict for one in found.claims if (one.size, one.match) == (size.name, matches[0]))
+            title = f"{size.name} at equal {_list(matches)}"
+            for family, text in (("claim", f"{title}: {verdict}"), ("beside", f"{title}, beside the claim")):
+                if held := [one for one in its if (one.matches, one.family) == (matches, family)]:
+                    yield text, held
 
 
 def sentence(one: ComparisonResult, matters_ppl_percent: float) -> str:
@@ -57,12 +74,12 @@ def _judged(one: ComparisonResult, matters_ppl_percent: float) -> str:
             f"{one.more_seeds} more seeds would probably settle it" if one.more_seeds else "more seeds than there is sense in"
         )
         return f"inconclusive ({_p(one.confirm_p_holm)} to confirm, {_p(one.refute_p_holm)} to refute): {more}"
-    p = one.confirm_p_holm if one.verdict == "confirmed" else one.refute_p_holm
+    shown = one.confirm_p_holm if one.verdict == "confirmed" else one.refute_p_holm
     less = one.direction == "better" and one.effect == "less than matters" and one.verdict == "confirmed"
     much = one.direction == "better" and one.effect == "as much as matters"
     by = f", by less than the {matters_ppl_percent:g} % that matter" if less else ""
     by += f", by the {matters_ppl_percent:g} % that matter or more" if much else ""
-    return f"{one.verdict} ({_p(p)}){by}"
+    return f"{one.verdict} ({_p(shown)}){by}"
 
 
 def _size(found: Confirmation, name: str) -> str:
@@ -75,6 +92,19 @@ def _size(found: Confirmation, name: str) -> str:
     unknown = len([one for one in found.comparisons if one.size == name]) - len(known)
     its += [f"{unknown} further comparisons have fewer than two pairs of seeds."] if unknown else []
     return f"{head}{' '.join(its)}"
+
+
+def _open(found: Confirmation) -> Iterator[str]:
+    """What would settle what is not settled."""
+    for size in found.sizes:
+        its = [one for one in found.comparisons if (one.size, one.verdict) == (size.name, "inconclusive") and one.n > 1]
+        told = [f"{one.text} at equal {_list(one.matches)}: {_more(one)}" for one in its]
+        if told:
+            yield f"Not settled at {size.name}: {'; '.join(told)}."
+
+
+def _more(one: ComparisonResult) -> str:
+    return f"about {one.more_seeds} more seeds" if one.more_seeds else "more seeds than there is sense in"
 
 
 def _controls(found: Confirmation) -> Iterator[str]:
@@ -158,8 +188,13 @@ def _ends(interval: Ends | None, digits: str) -> str:
     return "" if interval is None else f"{interval[0]:{digits}} to {interval[1]:{digits}}"
 
 
-def _p(p: float) -> str:
-    return f"p {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+def p(value: float) -> str:
+    """Two digits; below 0.0001 no digit means anything."""
+    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
+
+
+def _p(value: float) -> str:
+    return f"p {p(value)}"
 
 
 def _list(words: Iterable[str]) -> str:

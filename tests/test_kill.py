@@ -14,7 +14,8 @@ import pytest
 import yaml
 from lpanas.lpa.data import DataConfig
 from lpanas.search.proxy import Record
-from lpanas.search.results import read_records, read_study
+from lpanas.search.results import read_study
+from lpanas.search.stored import read_records
 from making import TINY, hear_interrupts
 
 COMMAND = (sys.executable, "-c", "from lpanas.search.cli import main; main()")

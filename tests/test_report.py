@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from lpanas.search import report
 from lpanas.search.report import curves_figure, front_figure, front_points, write_report
-from lpanas.search.results import Results, read_records
+from lpanas.search.results import Results
+from lpanas.search.stored import read_records
 from making import arm_records, ended, job, point, record, tiny_space
 from plotly.offline import get_plotlyjs
 

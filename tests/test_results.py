@@ -3,7 +3,8 @@ import statistics
 
 import pytest
 from lpanas.lpa.config import UserError
-from lpanas.search.results import Results, read_records, write_tables
+from lpanas.search.results import Results, write_tables
+from lpanas.search.stored import read_records
 from making import arm_records, ended, job, point, record, tiny_space
 
 SPACE = tiny_space()

@@ -21,10 +21,10 @@ def moment(**changes):
     [
         ({}, 0.0, ""),
         ({"phase": "ended"}, 100.0, ""),
-        ({"phase": "stopped"}, 100.0, "stopped; the same search command goes on"),
-        ({}, 100.0, "no word from the search's process"),
+        ({"phase": "stopped"}, 100.0, "stopped; the same command goes on"),
+        ({}, 100.0, "no word from the driver's process"),
         ({"machine": "another", "time": 0.0}, 1.0, ""),  # its clock is not ours
-        ({"machine": "another"}, 100.0, "no word from the search's process"),
+        ({"machine": "another"}, 100.0, "no word from the driver's process"),
         ({"born": "1"}, 0.0, "has ended without a word"),
         ({"born": "1", "machine": "another"}, 0.0, ""),
     ],

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from subprocess import run
 
-from lpanas.search.results import read_records
+from lpanas.search.stored import read_records
 
 
 def main() -> None:

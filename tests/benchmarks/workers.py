@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import run
 
 from lpanas.search.proxy import Measured
-from lpanas.search.results import read_records
+from lpanas.search.stored import read_records
 
 SAME_RUNS = ["--set", "search.sampler=random", "--set", "search.rungs=0"]
 

@@ -1,0 +1,45 @@
+"""A folder of results -> the space and the records in it, of a search or of a confirmation."""
+
+import gzip
+from contextlib import closing
+from pathlib import Path
+
+from ..lpa.config import UserError, read_yaml
+from .folder import DATABASE, RECORDS, SPACE, storage_url, study_in
+from .ledger import CONFIRM, SEARCH, open_ledger
+from .presets import parse_space
+from .proxy import Record
+from .space import Space
+
+WORDS = {SEARCH: "search", CONFIRM: "confirmation"}
+
+
+def read_folder(folder: Path, url: str | None, of: str) -> tuple[Space, list[Record]]:
+    """The space and the records of a search's folder, or of a confirmation's: from its storage, or from records.jsonl where
+    there is none. Raises UserError."""
+    space, (name, kind) = read_space(folder), study_in(folder, url)
+    if kind != of:
+        raise UserError(f"{folder}: holds a {WORDS[kind]}; expected a {WORDS[of]}")
+    if url or (folder / DATABASE).exists():
+        with closing(open_ledger(space, url or storage_url(folder), name, of=of, create=False)) as ledger:
+            return space, [record for kind in ledger.studies for record in ledger.records(kind)]
+    kept = [path for path in (folder / RECORDS, folder / f"{RECORDS}.gz") if path.exists()]
+    if not kept:
+        raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
+    return space, read_records(kept[0])
+
+
+def read_space(folder: Path) -> Space:
+    """The resolved space in a folder of results. Raises UserError."""
+    try:
+        if not (folder / SPACE).is_file():
+            raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    return parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a records.jsonl, or of one that is packed (.gz)."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+        return [Record.parse_json(line, f"{path}:{n}") for n, line in enumerate(lines, 1)]

@@ -1,0 +1,32 @@
+"""A confirmation's folder -> what its records say -> records.jsonl, verdict.json and the page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..lpa.files import replace_text
+from .conclude import conclude
+from .confirmation import Confirmation
+from .folder import RECORDS
+from .ledger import CONFIRM
+from .proxy import Record
+from .space import Space
+from .stored import read_folder
+from .variants import variants
+
+VERDICT = "verdict.json"
+
+
+def read_verdict(folder: Path, url: str | None = None) -> tuple[Space, list[Record], Confirmation]:
+    """The space of a confirmation's folder, its records, and what they say by now. Raises UserError."""
+    space, records = read_folder(folder, url, CONFIRM)
+    return space, records, conclude(space, variants(space, {}), records)
+
+
+def write_verdict(found: Confirmation, records: Sequence[Record], place: Path) -> dict[str, object]:
+    """records.jsonl, a line a run, and verdict.json; the latter's path, by name."""
+    replace_text(place / RECORDS, "".join(record.model_dump_json() + "\n" for record in records))
+    path = place / VERDICT
+    replace_text(path, json.dumps(asdict(found), indent=1, allow_nan=False) + "\n")
+    return {"verdict": path}

@@ -15,12 +15,16 @@ import pytest
 import yaml
 from lpanas.lpa.config import UserError
 from lpanas.search.budget import ARMS
+from lpanas.search.confirm import confirm
 from lpanas.search.executor import LocalExecutor, Setup
-from lpanas.search.ledger import open_ledger
+from lpanas.search.ledger import CONFIRM, Ledger, open_ledger
 from lpanas.search.proxy import Advanced, Fault, Record
 from lpanas.search.results import read_study
 from lpanas.search.study import search
+from lpanas.search.variants import variants
+from made_up import protocol_space
 from making import TINY, hear_interrupts, job, same, tiny_space
+from optuna.storages import InMemoryStorage
 
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed: pip install 'lpanas[ray]'", allow_module_level=True)
@@ -125,6 +129,10 @@ def tiny_file(folder, pages, **search):
     return folder / "tiny.yaml"
 
 
+def by_run(record):
+    return record.run
+
+
 def ends(executor):
     """How the runs of an executor end."""
     return [message for message in until_ended(executor) if isinstance(message, (Fault, Record))]
@@ -200,6 +208,25 @@ def test_a_lost_node_costs_only_the_runs_on_it_and_they_are_run_again(joined, se
     assert {run: same(record).change(attempts=()) for run, record in found[0].items()} == {
         run: same(record) for run, record in found[1].items()
     }
+
+
+def test_a_confirmation_has_the_same_records_on_ray_as_here(one, setup):
+    space = protocol_space(
+        "confirm.arms=[dense, attention]",
+        "confirm.claim=[attention better than dense]",
+        "confirm.controls=[]",
+        "confirm.lr_extend=0",
+        "confirm.seeds={sweep: 1, first: 2, most: 2}",
+    )
+
+    def records(executor):
+        ledger = Ledger(space, InMemoryStorage(), "s", of=CONFIRM)
+        return sorted(map(same, confirm(space, variants(space, {}), ledger, executor, lambda state: None).records), key=by_run)
+
+    with LocalExecutor(setup, 1) as local:
+        here = records(local)
+    assert len(here) == 2 * 3 + 2 * 2
+    assert records(one) == here
 
 
 def test_no_room_is_one_line_that_says_what_is_missing(joined, setup, said):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -79,14 +78,9 @@ def resolved(folder: Path, storage: str | None, settings: Sequence[str]) -> Spac
 
 
 def check(space: Space, variants: Sequence[Variant], shards: Shards) -> None:
-    """Raises UserError, before anything runs, when the protocol cannot be followed: two arms that are compared and are one
-    model, a budget that ends before the first look, or too little text."""
-    course, protocol = Course(space, variants, []), space.confirm
-    for size, match, one in product(course.sizes, protocol.matches, protocol.versus("claim")):
-        a, b = (course.arms(size)[arm, match].trained(1.0) for arm in (one.a, one.b))
-        if a == b:
-            raise UserError(f"confirm.claim: '{one.text}' at equal {match} and size '{size}': both are one model")
-    least = course.least
+    """Raises UserError, before anything runs, when the protocol cannot be followed: a budget that ends before the first look,
+    or too little text."""
+    protocol, least = space.confirm, Course(space, variants, []).least
     if protocol.tokens is not None and protocol.tokens < least:
         seeds = protocol.seeds
         raise UserError(

@@ -24,6 +24,15 @@ FURTHER = (
 """Of arms of other names: the rest of that palette and grey (its yellow fades on white), then again with other symbols."""
 
 
+LAYOUT = {
+    "template": "plotly_white",
+    "font": {"family": "system-ui, sans-serif", "color": "#1a1a1a"},
+    "dragmode": False,
+}
+"""Of a figure that is read on a phone, too: there a finger that moves scrolls the page."""
+CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage"]]}
+
+
 def looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and symbol of each arm, by name."""
     others = [arm for arm in dict.fromkeys(arms) if arm not in COLOURS]
@@ -31,15 +40,14 @@ def looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     return known | {arm: FURTHER[place % len(FURTHER)] for place, arm in enumerate(others)}
 
 
-def plain(text: str, most: int = 10_000) -> str:
-    """A user's text for plotly, which takes some HTML for markup; of a longer one than so many characters both ends."""
-    cut = text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[len(text) - most // 2 :]}"
-    return escape(cut, quote=False)
+def plain(text: str) -> str:
+    """A user's text for plotly, which takes some HTML for markup."""
+    return escape(text, quote=False)
 
 
 def div(figure: go.Figure) -> str:
     """A figure as a part of a page, as wide as there is room."""
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
 
 
 def rendered(template: str, **values: object) -> str:

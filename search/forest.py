@@ -112,18 +112,14 @@ def percent_ticks(low: float, high: float, most: int = 9) -> list[float]:
 def forest_figure(rows: pd.DataFrame, kinds: Mapping[str, tuple[str, str]], matters: float) -> go.Figure:
     """Means with their intervals, a line at zero, the band of what does not matter; as high as it has rows."""
     low, high = span(rows, matters)
-    figure = go.Figure()
+    figure = go.Figure([*_intervals(rows, kinds, low, high), *_means(rows, kinds), *_legend(rows, matters)])
     figure.add_vrect(-matters, matters, fillcolor="#888888", opacity=0.15, line_width=0, layer="below")
     figure.add_vline(0, line_width=1, line_color="#444444")
-    for trace in (*_intervals(rows, kinds, low, high), *_means(rows, kinds)):
-        figure.add_trace(trace)
-    _legend(figure, rows, matters)
-    for note in _words(rows):
-        figure.add_annotation(note)
     bottom = float(rows["y"].max()) + 0.7 if len(rows) else 0.5
     ticks = percent_ticks(low, high)
     figure.update_layout(
         **LAYOUT,
+        annotations=list(_words(rows)),
         height=ROW * (bottom + 0.6) + 190,
         margin={"l": 8, "r": 74, "t": 60, "b": 130},
         xaxis={"title": "test loss of A less that of B (loss_nats)", "range": [low, high], "zeroline": False, "nticks": 7},
@@ -177,14 +173,15 @@ def _means(rows: pd.DataFrame, kinds: Mapping[str, tuple[str, str]]) -> Iterator
         )
 
 
-def _legend(figure: go.Figure, rows: pd.DataFrame, matters: float) -> None:
+def _legend(rows: pd.DataFrame, matters: float) -> Iterator[go.Scatter]:
     """What the lines and the band are; and the upper axis, which is drawn for a trace only."""
-    figure.add_scatter(x=[None], y=[None], mode="lines", name="95 % (t)", line={"width": 6, "color": "#999999"})
+    nowhere = {"x": [None], "y": [None]}
+    yield go.Scatter(**nowhere, mode="lines", name="95 % (t)", line={"width": 6, "color": "#999999"})
     if rows["looks_low"].notna().any():
-        figure.add_scatter(x=[None], y=[None], mode="lines", name="with looks", line={"width": 1.5, "color": "#666666"})
+        yield go.Scatter(**nowhere, mode="lines", name="with looks", line={"width": 1.5, "color": "#666666"})
     band = {"symbol": "square", "size": 14, "color": "#888888", "opacity": 0.3}
-    figure.add_scatter(x=[None], y=[None], mode="markers", name=f"does not matter (±{matters:.4f})", marker=band)
-    figure.add_scatter(x=[None], y=[None], xaxis="x2", showlegend=False)
+    yield go.Scatter(**nowhere, mode="markers", name=f"does not matter (±{matters:.4f})", marker=band)
+    yield go.Scatter(**nowhere, xaxis="x2", showlegend=False)
 
 
 def _words(rows: pd.DataFrame) -> Iterator[dict[str, object]]:

@@ -14,10 +14,12 @@ from .confirmation import Confirmation, Ends
 from .page import LAYOUT, plain
 from .statistics import ppl_percent
 
-NAME = 19
+NAME = 16
 """Characters of an arm's name in a figure: two of them and what is between are as wide as a phone (measured)."""
-ROW = 46
-"""Pixels of a row: its words, and its interval below them."""
+LINE = 56
+"""Characters of a row's words that a phone has room for (measured)."""
+ROW, TALL_ROW = 46, 62
+"""Pixels of a row: its words, in a line or two, and its interval below them."""
 VERDICTS = {"confirmed": ("#009E73", "circle"), "refuted": ("#D55E00", "x"), "inconclusive": ("#666666", "diamond-open")}
 CONTROLS = {"effect": ("#000000", "circle"), "control": ("#0072B2", "square")}
 """Colour and symbol of each kind of row, told apart without colour, too."""
@@ -39,7 +41,7 @@ def comparison_rows(found: Confirmation) -> pd.DataFrame:
     """A row a comparison: by size, match and family. All but n in nats; NaN for what is not known."""
     rows = [
         {
-            "group": f"{one.size}, {at_equal(one.matches)}{' (beside)' if one.family == 'beside' else ''}",
+            "group": f"{short(one.size)}, {at_equal(one.matches)}{' (beside)' if one.family == 'beside' else ''}",
             "label": f"{short(one.a)}{one.text[len(one.a) : -len(one.b)]}{short(one.b)}",
             "note": one.verdict if one.n > 1 else "no interval yet",
             "kind": one.verdict,
@@ -58,7 +60,7 @@ def control_rows(found: Confirmation) -> pd.DataFrame:
     """A row a control's difference, likewise."""
     rows = [
         {
-            "group": one.size,
+            "group": short(one.size),
             "label": one.says,
             "note": f"{short(one.a, 34)} less {short(one.b, 34)}",
             "kind": "effect" if one.control is None else "control",
@@ -120,8 +122,8 @@ def forest_figure(rows: pd.DataFrame, kinds: Mapping[str, tuple[str, str]], matt
     figure.update_layout(
         **LAYOUT,
         annotations=list(_words(rows)),
-        height=ROW * (bottom + 0.6) + 190,
-        margin={"l": 8, "r": 74, "t": 60, "b": 130},
+        height=(TALL_ROW if _is_tall(rows) else ROW) * (bottom + 0.6) + 190,
+        margin={"l": 8, "r": 80, "t": 60, "b": 130},
         xaxis={"title": "test loss of A less that of B (loss_nats)", "range": [low, high], "zeroline": False, "nticks": 7},
         xaxis2={
             "title": "the same in perplexity (%)", "side": "top", "overlaying": "x", "range": [low, high], "showgrid": False,
@@ -184,14 +186,22 @@ def _legend(rows: pd.DataFrame, matters: float) -> Iterator[go.Scatter]:
     yield go.Scatter(**nowhere, xaxis="x2", showlegend=False)
 
 
+def _is_tall(rows: pd.DataFrame) -> bool:
+    """Whether the words of a row need a second line."""
+    return any(len(label) + len(note) > LINE for label, note in zip(rows["label"], rows["note"], strict=True))
+
+
 def _words(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
     """Annotations: a line above each group, words above each interval, n and the mean at its right."""
     behind = {"bgcolor": "rgba(255,255,255,0.75)", "borderpad": 0}  # lines run behind the words where there is little room
     base = {"xref": "paper", "showarrow": False, "align": "left", "xanchor": "left"} | behind
     for group, its in rows.groupby("group", sort=False):
         yield base | {"x": 0, "y": its["y"].min() - 0.95, "text": f"<b>{plain(str(group))}</b>", "font": {"size": 13}}
+    between = "<br>" if _is_tall(rows) else " · "
     for row in rows.to_dict("records"):
-        text = f"{plain(row['label'])} <span style='color:#666666'>· {plain(row['note'])}</span>"
-        yield base | {"x": 0, "y": row["y"] - 0.22, "text": text, "font": {"size": 12}}
+        text = f"{plain(row['label'])}<span style='color:#666666;font-size:11px'>{between}{plain(row['note'])}</span>"
+        at = {"y": row["y"] + 0.18, "yshift": 8}
+        yield base | at | {"x": 0, "yanchor": "bottom", "text": text, "font": {"size": 12}}
         percent = "" if math.isnan(row["ppl_percent"]) else f"<br>{row['ppl_percent']:+.2f} %"
-        yield base | {"x": 1, "xshift": 6, "y": row["y"] + 0.1, "text": f"n {row['n']}{percent}", "font": {"size": 11}}
+        n = f"n {row['n']}{percent}"
+        yield base | at | {"x": 1, "xshift": 12, "yanchor": "top", "text": n, "font": {"size": 11}}

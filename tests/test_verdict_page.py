@@ -64,6 +64,10 @@ CASES = {
     "under way": (protocol_space(LADDER), lambda space: play(space, TOLD_APART)[:-31]),
     "diverged and failed": (protocol_space(MATCHES), lambda space: play(space, LOST)),
     "never trains": (protocol_space(), lambda space: play(space, NEVER)),
+    "without dense": (
+        protocol_space("confirm.arms=[ffn, both]", "confirm.claim=[ffn better than both]", "confirm.controls=[]", LADDER),
+        lambda space: play(space, CLOSE),
+    ),
     "odd names": (odd_names(), lambda space: play(space, CLOSE)),
 }
 

@@ -1,7 +1,6 @@
 """Every number of a confirmation's page from its records, and whether the page says it."""
 
 import gzip
-import json
 import math
 from itertools import combinations, pairwise
 
@@ -35,7 +34,9 @@ def read(folder):
     """The space and the records of a confirmation's folder."""
     packed = folder / "records.jsonl.gz"
     text = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / "records.jsonl").read_bytes()
-    return load_space(str(folder / "space.yaml"), []), [Record(**json.loads(line)) for line in text.splitlines()]
+    return load_space(str(folder / "space.yaml"), []), [
+        Record.parse_json(line, folder.name) for line in text.decode().splitlines()
+    ]
 
 
 class Recomputed(Judged):

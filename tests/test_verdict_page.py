@@ -1,11 +1,13 @@
 """The page of a confirmation says what its records say: each of its numbers is computed anew from them."""
 
+import gzip
 import json
 import re
 from html import unescape
 from pathlib import Path
 
 import pytest
+from lpanas.lpa.config import dump_yaml
 from lpanas.search.conclude import conclude
 from lpanas.search.presets import load_space
 from lpanas.search.variants import variants
@@ -57,7 +59,6 @@ def only_sweeps(space):
 
 CASES = {
     "nothing has ended": (protocol_space(LADDER, MATCHES), lambda space: []),
-    "a few runs": (protocol_space(), lambda space: play(space, CLOSE)[:7]),
     "only sweeps": (protocol_space(), only_sweeps),
     "one size": (protocol_space("confirm.controls=[]"), lambda space: play(space, CLOSE)),
     "two sizes": (protocol_space(LADDER, MATCHES), lambda space: play(space, TOLD_APART)),
@@ -105,6 +106,17 @@ def test_every_number_is_what_the_records_that_are_kept_say(tmp_path, folder):
     space, records = read(folder)
     found = conclude(space, variants(space, {}), records)
     check(write_page(found, space, tmp_path).read_text(encoding="utf-8"), space, records)
+
+
+def test_records_that_are_kept_are_read_as_they_were_packed_or_not(made, tmp_path):
+    space, records, *_ = made("one size")
+    (tmp_path / "space.yaml").write_text(dump_yaml(space), encoding="utf-8")
+    lines = "".join(one.model_dump_json() + "\n" for one in records).encode()
+    (tmp_path / "records.jsonl").write_bytes(lines)
+    assert read(tmp_path) == (space, records)
+    (tmp_path / "records.jsonl").unlink()
+    (tmp_path / "records.jsonl.gz").write_bytes(gzip.compress(lines))
+    assert read(tmp_path) == (space, records)
 
 
 def test_a_number_that_is_off_is_noticed(made):

@@ -55,7 +55,8 @@ def _shape(space: Space, course: Course, name: str) -> SizeShape:
     config = next(sized(space, size) for size in sizes(space) if size.name == name)
     model, figures = config.model, cost(config.model, 1)
     whole = config.steps * config.batch_tokens
-    return SizeShape(name, model.d_model, model.d_ff, model.n_layers, figures.params, figures.flops_per_token, whole)
+    costs = (figures.params, figures.body_params, figures.flops_per_token)
+    return SizeShape(name, model.d_model, model.d_ff, model.n_layers, *costs, whole)
 
 
 def _models(variants: Sequence[Variant]) -> list[list[Variant]]:

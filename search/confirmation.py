@@ -24,6 +24,7 @@ class SizeShape:
     d_ff: int
     n_layers: int
     params: int
+    body_params: int
     flops_per_token: int
     tokens: int
     """Training tokens of a run."""

@@ -1,26 +1,21 @@
 """Results -> figures -> one page."""
 
 from collections.abc import Sequence
-from importlib import resources
 from itertools import cycle
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import qualitative
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from ..lpa.config import dump_yaml
 from ..lpa.coordinates import Coordinate
 from ..lpa.files import replace_text
+from .page import COLOURS, SYMBOLS, rendered
 from .proxy import Record
 from .results import Results, write_tables
 
-COLOURS = {"dense": "#000000", "attention": "#0072B2", "ffn": "#D55E00", "both": "#009E73"}
-"""Of the sublayers that hold low rank: Okabe and Ito's colour-blind-safe palette."""
-SYMBOLS = {"dense": "star", "attention": "circle", "ffn": "square", "both": "diamond"}
 CURVES = 200
 """Learning curves that are drawn besides the arms' and the front's: a browser draws thousands slowly, and nobody tells them
 apart (assumption)."""
@@ -35,14 +30,11 @@ AXES = {
 def write_report(found: Results, out: Path) -> Path:
     """records.jsonl, front.csv and report.html into the study's folder; the page's path."""
     write_tables(found, out)
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        resources.files("lpanas.search").joinpath("report.html").read_text(encoding="utf-8")
-    )
     figures = [front_figure(found, cost) for cost in found.costs] + [curves_figure(found)]
-    page = template.render(
+    page = rendered(
+        "report.html",
         name=found.space.name,
         found=found,
-        plotly_js=get_plotlyjs(),
         figures=[figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures],
         rows=found.table([*found.records, *found.seeds]).to_dict("records"),
         space=dump_yaml(found.space),

@@ -130,29 +130,30 @@ class _Way:
     grid: Grid
     low: int
     high: int
+    """Both measured, or beyond the widths that there are."""
     ratios: dict[int, Ratio] = field(default_factory=dict)
     move: int = 0
     """From the last place to the next, while there is nothing on the other side yet."""
-    halved: bool = False
+    on_line: bool = False
 
-    def next(self) -> int:
-        """Where to measure next, strictly between the two."""
-        above, below = self.high in self.ratios, self.low in self.ratios
-        if above and below:
-            self.halved = not self.halved  # every other time: a straight line may come no nearer where times have steps
-            place = self._on_line(self.low, self.high) if self.halved else (self.low + self.high) // 2
-        elif above and self.grid.width(self.low) > 0:  # there is no model at `low`
-            place = (self.low + self.high) // 2
-        else:
-            here = self.high if above else self.low
-            place = min(max(self._beyond(here), self.low + 1), self.high - 1)
-            self.move = place - here
-        return min(max(place, self.low + 1), self.high - 1)
+    def next(self) -> int | None:
+        """Where to measure next, strictly between the two; None when there is no model there."""
+        one_sided = not (self.low in self.ratios and self.high in self.ratios)
+        here = self.high if self.high in self.ratios else self.low
+        aim = self._beyond(here) if one_sided else self._between()
+        inside = sorted(range(self.low + 1, self.high), key=lambda place: abs(place - aim))
+        place = next((place for place in inside if self.grid.is_model(self.grid.width(place))), None)
+        self.move = place - here if place is not None else 0
+        return place
 
-    def _on_line(self, one: int, other: int) -> int:
-        """Where the line through two places comes to 1."""
-        a, b = self.ratios[one].value, self.ratios[other].value
-        return round(one + (1 - a) / (b - a) * (other - one))
+    def _between(self) -> int:
+        """Where the line through the two comes to 1, and every other time their middle: where times have steps, lines may come
+        no nearer."""
+        self.on_line = not self.on_line
+        if not self.on_line:
+            return (self.low + self.high) // 2
+        a, b = self.ratios[self.low].value, self.ratios[self.high].value
+        return round(self.low + (1 - a) / (b - a) * (self.high - self.low))
 
     def _beyond(self, place: int) -> int:
         """On from the only side that was measured, by the slope of the last two places, and two to eight times as far as the
@@ -165,8 +166,7 @@ class _Way:
             slope = FFN_SHARE * value / self.grid.width(place) * self.grid.step
             least, most = 1, WIDEST * self.grid.dense
         far = round(abs(1 - value) / slope) if slope > 0 else most
-        self.move = min(max(far, least), most) * (1 if value < 1 else -1)
-        return place + self.move
+        return place + min(max(far, least), most) * (1 if value < 1 else -1)
 
 
 def equal_width(ratio: Callable[[int], Ratio], guess: int, grid: Grid, within: float = WITHIN) -> tuple[int, Ratio]:
@@ -176,20 +176,15 @@ def equal_width(ratio: Callable[[int], Ratio], guess: int, grid: Grid, within: f
     Raises ValueError, with the nearest width that was measured, when there is none.
     """
     way = _Way(grid, -grid.dense // grid.step, grid.place(WIDEST * grid.dense) + 1)
-    place = grid.place(guess)
-    while True:
-        d_ff = grid.width(place)
-        if not grid.is_model(d_ff):
+    place: int | None = grid.place(guess)
+    while place is not None:
+        found = way.ratios[place] = ratio(grid.width(place))
+        if found.is_equal(within):
+            return grid.width(place), found
+        if found.value < 1:
             way.low = place
         else:
-            found = way.ratios[place] = ratio(d_ff)
-            if found.is_equal(within):
-                return d_ff, found
-            if found.value < 1:
-                way.low = place
-            else:
-                way.high = place
-        if way.high - way.low <= 1:
-            nearest = min(way.ratios, key=lambda place: abs(way.ratios[place].value - 1))
-            raise ValueError(missed(grid.width(nearest), way.ratios[nearest].value - 1, "step_seconds", within))
+            way.high = place
         place = way.next()
+    nearest = min(way.ratios, key=lambda place: abs(way.ratios[place].value - 1))
+    raise ValueError(missed(grid.width(nearest), way.ratios[nearest].value - 1, "step_seconds", within))

@@ -168,11 +168,18 @@ def test_what_cannot_be_reached_is_refused_with_the_nearest_width_in_the_words_o
     assert "-50.00% of the dense arm's step_seconds" in found
 
 
-@pytest.mark.parametrize("narrowest", [50, 90, 96])
-def test_widths_that_there_is_no_model_of_are_passed_over(narrowest):
-    for answer in (20, narrowest, 95, 200):
-        found, _ = searched(lambda d_ff, answer=answer: d_ff / answer, 96, is_model=lambda d_ff: d_ff >= narrowest)
-        assert (found == answer) if answer >= narrowest else f"d_ff {narrowest}," in found
+@pytest.mark.parametrize(("first", "last"), [(1, 49), (1, 95), (60, 90), (97, 99), (160, 170), (100, 768)])
+def test_widths_that_there_is_no_model_of_are_passed_over(first, last):
+    def is_model(d_ff):
+        return not first <= d_ff <= last
+
+    for answer in (20, 50, 95, 96, 97, 130, 165, 300):
+        found, tried = searched(lambda d_ff, answer=answer: d_ff / answer, 96, is_model=is_model)
+        if is_model(answer):
+            assert found == answer
+        elif isinstance(found, str):
+            every = filter(is_model, range(1, 96 * equal_time.WIDEST + 1))
+            assert min(abs(d_ff / answer - 1) for d_ff in tried) == min(abs(d_ff / answer - 1) for d_ff in every)
 
 
 def test_noisy_times_lead_to_a_width_that_takes_the_dense_time():

@@ -23,6 +23,7 @@ from .variants import low_rank_targets
 
 FILE = "step_seconds.json"
 MATCH: Match = "step_seconds"
+Device = Literal["cpu", "cuda"]
 
 
 class Place(Protocol):
@@ -47,7 +48,7 @@ class Asked(Config):
     batch_size: int
     microbatch: int
     """Sequences in a step, and in one forward pass of it."""
-    device: Literal["cpu", "cuda"]
+    device: Device
     arms: dict[str, str]
     """The placement of each low-rank arm."""
 
@@ -91,9 +92,9 @@ def of(space: Space, folder: Path, place: Place) -> StepSeconds | None:
     if MATCH not in space.confirm.matches:
         return None
     arms = low_rank_targets(space)
-    asked = _asked(space, arms, place)
+    asked = _asked(space, arms, "cuda" if place.device == "cuda" else "cpu")
     if (folder / FILE).exists():
-        return _checked(folder / FILE, asked)
+        return _checked(folder / FILE, _read(folder / FILE), asked)
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "confirm.matches: step_seconds is measured on a GPU, as runs train on one, and torch sees none on this machine; "
@@ -105,6 +106,18 @@ def of(space: Space, folder: Path, place: Place) -> StepSeconds | None:
     with _progress() as say:
         measured = timing.measured(Task(config, arms, place.threads, WITHIN), say)
     return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=measured)
+
+
+def kept(space: Space, folder: Path) -> Mapping[str, int]:
+    """The widths in a confirmation's folder, by arm; nothing where the protocol asks for none. Raises UserError when they are
+    missing, or another protocol's."""
+    if MATCH not in space.confirm.matches:
+        return {}
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(f"{path}: missing; the arms at equal step_seconds have the widths that it names")
+    found = _read(path)
+    return _checked(path, found, _asked(space, low_rank_targets(space), found.asked.device)).widths
 
 
 def keep(found: StepSeconds | None, folder: Path, ledger: Ledger) -> None:
@@ -119,12 +132,12 @@ def keep(found: StepSeconds | None, folder: Path, ledger: Ledger) -> None:
     replace_text(path, found.model_dump_json(indent=1) + "\n")
 
 
-def _asked(space: Space, arms: Mapping[str, ModelConfig], place: Place) -> Asked:
+def _asked(space: Space, arms: Mapping[str, ModelConfig], device: Device) -> Asked:
     return Asked(
         target=space.target.model,
         batch_size=space.target.batch_size,
         microbatch=space.target.microbatch,
-        device="cuda" if place.device == "cuda" else "cpu",
+        device=device,
         arms={arm: _words(placed) for arm, placed in arms.items()},
     )
 
@@ -134,12 +147,15 @@ def _words(placed: ModelConfig) -> str:
     return placed.placement.text + (f", {activation}" if activation != "none" else "")
 
 
-def _checked(path: Path, asked: Asked) -> StepSeconds:
-    """What a file says. Raises UserError when it was measured for anything else."""
+def _read(path: Path) -> StepSeconds:
     try:
-        found = StepSeconds.parse_json(path.read_text(encoding="utf-8"), str(path))
+        return StepSeconds.parse_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def _checked(path: Path, found: StepSeconds, asked: Asked) -> StepSeconds:
+    """What a file says. Raises UserError when it was measured for anything else."""
     there, here = found.asked.flat, asked.flat
     for key in [*there, *(key for key in here if key not in there)]:
         if there.get(key) != here.get(key):

@@ -326,6 +326,19 @@ def test_widths_of_another_kind_of_device_and_a_torn_file_are_refused(kept):
         widths.of(space, kept, CPU)
 
 
+def test_who_reads_a_confirmation_finds_its_widths_whatever_device_they_were_measured_on(kept, tmp_path_factory):
+    space = protocol_space(STEPS)
+    assert widths.kept(space, kept) == widths.of(space, kept, CPU).widths
+    (kept / widths.FILE).write_text((kept / widths.FILE).read_text().replace('"device": "cpu"', '"device": "cuda"', 1))
+    assert set(widths.kept(space, kept)) == {"attention", "ffn", "both"}
+    with pytest.raises(UserError, match=r"target\.batch_size"):
+        widths.kept(protocol_space(STEPS, "target.batch_size=16"), kept)
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(UserError, match="missing"):
+        widths.kept(space, empty)
+    assert widths.kept(protocol_space("confirm.matches=[width]"), empty) == {}
+
+
 def test_runs_whose_widths_are_lost_are_not_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "measured", made_up)
     found = widths.of(protocol_space(STEPS), tmp_path, CPU)

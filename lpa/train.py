@@ -176,12 +176,17 @@ def step(
     device = next(model.parameters()).device
     inputs, targets = (half.to(device, non_blocking=True) for half in batch)
     loss = accumulate(model, inputs, targets, config)
+    update(model, adamw, config, share)
+    return loss
+
+
+def update(model: Decoder, adamw: torch.optim.AdamW, config: TrainConfig, share: float) -> None:
+    """From a batch's gradient to new weights; the gradient is gone then. share: of the peak rate."""
     if config.optim.clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
     set_rate(adamw, share)
     adamw.step()
     adamw.zero_grad(set_to_none=True)
-    return loss
 
 
 def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:

@@ -85,21 +85,26 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
 
 def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> None:
     """Confirm a study's claim, and leave the verdict, tables and a page."""
-    from . import confirm, screen, terminal
+    from . import confirm, screen, terminal, widths
     from .conclude import conclude
     from .variants import variants
     from .verdict import write_verdict
 
     space = confirm.resolved(directory, storage, settings)
     place = folder.check_folder(out or directory / "confirm")
-    arms = variants(space, {})
+    arms = variants(space, widths.guesses(space))
     shards = opened(space)
     confirm.check(space, arms, shards)
     with folder.held(place), live.written(place) as write:
         setup = Setup(space.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, space.search) as executor:
+            timed = widths.of(space, place, executor)
+            if timed is not None:
+                arms = variants(space, timed.widths)
+                confirm.check(space, arms, shards)
             study = folder.driven(place, space, shards.content, storage, study=directory)
             with study as ledger, screen.confirming() as draw, Interrupt() as interrupt:
+                widths.keep(timed, place, ledger)
 
                 def watch(state: confirm.Confirming) -> None:
                     state.stopping = interrupt.signal != 0

@@ -97,7 +97,7 @@ class LocalExecutor:
 
     def __init__(self, setup: Setup, workers: int | None = None, per_gpu: int = 1, hung_minutes: float = 10.0) -> None:
         self.setup, self.hung_seconds = setup, 60 * hung_minutes
-        self.device = setup.config.resolve_device().type
+        self.device, self.threads = setup.config.resolve_device().type, 1
         size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else cores())
         self.workers, self.selector = list[Worker](), selectors.DefaultSelector()
         try:
@@ -182,7 +182,7 @@ class LocalExecutor:
             worker.process.join(EXIT_SECONDS)
             self._replace(worker)
             if worker.job is not None:
-                yield lost(worker.job, f"the worker process ended ({_cause(worker.process.exitcode)})")
+                yield lost(worker.job, f"the worker process ended ({cause_of(worker.process.exitcode)})")
 
     def close(self) -> None:
         """End every worker, in the middle of a run if need be."""
@@ -194,7 +194,7 @@ class LocalExecutor:
         self.selector.close()
 
     def _device(self, slot: int) -> str:
-        return f"GPU {_lease(slot)}" if self.device == "cuda" else "cpu"
+        return f"GPU {gpu_of(slot)}" if self.device == "cuda" else "cpu"
 
     def _replace(self, worker: Worker) -> Worker:
         """End a worker and put a fresh one into its place."""
@@ -209,7 +209,7 @@ class LocalExecutor:
     def _start(self, slot: int) -> Worker:
         nursery.start()  # anew, if it was killed
         ours, theirs = nursery.CONTEXT.Pipe()
-        lease = _lease(slot) if self.device == "cuda" else None
+        lease = gpu_of(slot) if self.device == "cuda" else None
         process = nursery.CONTEXT.Process(
             target=_work, args=(theirs, self.setup, lease), name=f"lpanas worker {slot}", daemon=True
         )
@@ -226,23 +226,29 @@ def lost(job: Job, reason: str) -> Fault:
     return Fault(Record(**fields, status="failed", reason=reason))
 
 
-def _cause(exitcode: int | None) -> str:
+def cause_of(exitcode: int | None) -> str:
+    """How a process ended: a signal's name, or its exit code."""
     return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
 def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
     """A worker's life: take a job, train it, tell; until the pipe closes. lease: the GPU that it may see, or none."""
-    nursery.end_with_parent()
-    threading.Thread(target=_end_with_driver, daemon=True).start()
-    if lease is None:
-        torch.set_num_threads(1)
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = lease
+    begin_work(lease)
     shards = read_shards(setup.shards)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has gone
         while True:
             job: Job = pipe.recv()
             _train(pipe, run_proxy(job, setup.config, shards, setup.checkpoints and setup.checkpoints / job.run))
+
+
+def begin_work(lease: str | None, threads: int = 1) -> None:
+    """The first act of a forked process: it ends with the driver, and has its GPU, or so many threads. lease: see _work."""
+    nursery.end_with_parent()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    if lease is None:
+        torch.set_num_threads(threads)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = lease
 
 
 def _train(pipe: Connection, run: Generator[Message, bool | None]) -> None:
@@ -267,7 +273,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _lease(slot: int) -> str:
+def gpu_of(slot: int) -> str:
     """The GPU of a slot: among those that CUDA_VISIBLE_DEVICES leaves to us, one after the other."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]

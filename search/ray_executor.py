@@ -106,6 +106,16 @@ class RayExecutor:
         self.close()
 
     @property
+    def device(self) -> str:
+        """The kind of device that runs train on."""
+        return "cuda" if self.need["GPU"] else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Of an actor that trains on a CPU."""
+        return max(1, int(self.need["CPU"]))
+
+    @property
     def jobs(self) -> list[Job]:
         """What is being trained, or waits for an actor."""
         return [*(worker.job for worker in self.workers if worker.job is not None), *self.waiting]
@@ -224,7 +234,7 @@ class RayExecutor:
                 worker.pending = worker.actor.take.remote(worker.job)
 
     def _begin(self) -> Worker:
-        actor = self.actors.remote(max(1, int(self.need["CPU"])), self.need["GPU"] > 0)
+        actor = self.actors.remote(self.threads, self.device == "cuda")
         return Worker(actor, actor.open.remote(self.setup, self.content))
 
     def _replace(self, worker: Worker) -> Worker:

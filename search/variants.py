@@ -14,12 +14,11 @@ from ..lpa.model import ModelConfig
 from ..lpa.placement import Placement
 from ..lpa.train import TrainConfig
 from .budget import ARMS, Listed
+from .equal_time import WITHIN, missed
 from .protocol import Control, Match, Size
 from .proxy import Recipe, Record, trained
 from .space import Space, rank_key
 
-WITHIN = 0.005
-"""What a match may miss, as a share of the dense arm's."""
 WARMUP = 0.05
 """Of the steps, in the control of a proxy that has no warm-up (assumption: the presets' share)."""
 MEASURES: dict[str, Callable[[ModelConfig], int]] = {"params": body_params, "flops": flops_per_token}
@@ -99,6 +98,21 @@ def as_listed(space: Space, record: Record) -> Listed:
 def _arm(space: Space, name: str) -> Listed:
     ranks = {"attention": (space.arms.attention,), "ffn": (space.arms.ffn,)}
     return Listed(ranks={group: its for group, its in ranks.items() if name in (group, "both")})
+
+
+def low_rank_targets(space: Space) -> dict[str, ModelConfig]:
+    """The target with the placement of each low-rank arm, as wide as the dense one. Raises UserError."""
+    found = dict[str, ModelConfig]()
+    for arm, listed in placements(space).items():
+        try:
+            placed = _placed(space.target.model, listed)
+        except ValidationError as error:
+            raise UserError(f"confirm: {arm} at the target: {first_mistake(ModelConfig, error)}") from None
+        except ValueError as error:
+            raise UserError(f"confirm: {arm} at the target: {error}") from None
+        if placed.placement.sublayers != "dense":
+            found[arm] = placed
+    return found
 
 
 def variants(space: Space, widths: Widths) -> list[Variant]:
@@ -195,23 +209,34 @@ def _target(dense: ModelConfig, arm: str, listed: Listed, match: Match, widths: 
 
 
 def matched(placed: ModelConfig, match: Match, share: float = 1.0) -> ModelConfig:
-    """A low-rank model that costs what its dense twin does: with the nearest width of the FFN. share: the target's width over
-    the dense one's, which equal step_seconds carries here. Raises ValueError when no width comes within WITHIN of it."""
+    """A low-rank model that costs what its dense twin does: with the nearest width of the FFN. Raises ValueError when no width
+    comes within WITHIN of it.
+
+    share: the target's width over the dense one's. Equal step_seconds carries it here, and so means that a step of the *target*
+    takes as long as the dense one's, on the device where it was measured; a proxy's own step may take longer or shorter. The
+    share is met to half a column of the FFN. Raises ValueError, too, when the model cannot be so narrow.
+    """
     if match == "width" or placed.placement.sublayers == "dense":
         return placed
     if match == "step_seconds":
-        return placed.change(d_ff=round(placed.d_ff * share))
+        return _carried(placed, share)
     measure = MEASURES[match]
     budget, best = measure(placed.dense()), rebalance(placed.change(ffn_multiple=1), RULES[match])
     near = [best, *_wider(best)]
     best = min(near, key=lambda model: abs(measure(model) - budget))
     off = measure(best) / budget - 1
     if abs(off) > WITHIN:
-        raise ValueError(
-            f"the nearest FFN, d_ff {best.d_ff}, has {off:+.2%} of the dense arm's {match}, and {WITHIN:.1%} may be missing; "
-            f"a wider or deeper model has finer steps"
-        )
+        raise ValueError(missed(best.d_ff, off, match))
     return best
+
+
+def _carried(placed: ModelConfig, share: float) -> ModelConfig:
+    """The model with so many times its width. Raises ValueError."""
+    d_ff = round(placed.d_ff * share)
+    try:
+        return placed.change(d_ff=d_ff)
+    except ValidationError as error:
+        raise ValueError(f"{share:.3f} x d_ff {placed.d_ff}, as at the target: {first_mistake(ModelConfig, error)}") from None
 
 
 def _wider(model: ModelConfig) -> list[ModelConfig]:

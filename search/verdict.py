@@ -14,6 +14,7 @@ from .proxy import Record
 from .space import Space
 from .stored import read_folder
 from .variants import variants
+from .widths import kept
 
 VERDICT = "verdict.json"
 
@@ -21,7 +22,7 @@ VERDICT = "verdict.json"
 def read_verdict(folder: Path, url: str | None = None) -> tuple[Space, list[Record], Confirmation]:
     """The space of a confirmation's folder, its records, and what they say by now. Raises UserError."""
     space, records = read_folder(folder, url, CONFIRM)
-    return space, records, conclude(space, variants(space, {}), records)
+    return space, records, conclude(space, variants(space, kept(space, folder)), records)
 
 
 def write_verdict(found: Confirmation, records: Sequence[Record], place: Path) -> dict[str, object]:

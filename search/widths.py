@@ -1,0 +1,179 @@
+"""Equal step_seconds in a confirmation: which widths it asks for, the file in its folder that keeps them, and when they are
+measured: once, before any run."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from rich.console import Console
+
+from ..lpa.config import Config, UserError
+from ..lpa.cost import rebalance
+from ..lpa.files import replace_text
+from ..lpa.model import ModelConfig
+from . import timing
+from .equal_time import COVERAGE, WITHIN
+from .ledger import CONFIRM, Ledger
+from .protocol import Match
+from .space import Space
+from .timing import Say, Task, Timings
+from .variants import low_rank_targets
+
+FILE = "step_seconds.json"
+MATCH: Match = "step_seconds"
+Device = Literal["cpu", "cuda"]
+
+
+class Place(Protocol):
+    """What an executor says of its workers."""
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Of a worker on a CPU."""
+        ...
+
+
+class Asked(Config):
+    """What the widths are good for."""
+
+    target: ModelConfig
+    """The dense one."""
+    batch_size: int
+    microbatch: int
+    """Sequences in a step, and in one forward pass of it."""
+    device: Device
+    arms: dict[str, str]
+    """The placement of each low-rank arm."""
+
+    @property
+    def flat(self) -> dict[str, object]:
+        """Its figures by dotted key."""
+        target = {f"target.model.{key}": value for key, value in self.target.model_dump(mode="json").items()}
+        sizes = {"target.batch_size": self.batch_size, "target.microbatch": self.microbatch}
+        return target | sizes | {"device": self.device} | {f"confirm.arms '{arm}'": text for arm, text in self.arms.items()}
+
+
+class StepSeconds(Config):
+    """The file: what was asked, and what was measured."""
+
+    asked: Asked
+    within: float
+    """What a ratio of times may miss of 1."""
+    coverage: float
+    """Of the ratios' intervals."""
+    measured: Timings
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """By arm: d_ff."""
+        return {arm: its.d_ff for arm, its in self.measured.arms.items()}
+
+
+def guesses(space: Space) -> Mapping[str, int]:
+    """Widths that stand in for the measured ones when a protocol is looked at beforehand: those of equal FLOPs. Nothing where
+    the protocol asks for none. Raises UserError."""
+    if MATCH not in space.confirm.matches:
+        return {}
+    return {arm: rebalance(placed, "flops").d_ff for arm, placed in low_rank_targets(space).items()}
+
+
+def of(space: Space, folder: Path, place: Place) -> StepSeconds | None:
+    """The widths of a confirmation: those in its folder, or measured now; None where none are asked for. Writes nothing.
+
+    Raises UserError when those in the folder are another protocol's, and when none can be measured.
+    """
+    if MATCH not in space.confirm.matches:
+        return None
+    arms = low_rank_targets(space)
+    asked = _asked(space, arms, "cuda" if place.device == "cuda" else "cpu")
+    if (folder / FILE).exists():
+        return _checked(folder / FILE, _read(folder / FILE), asked)
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "confirm.matches: step_seconds is measured on a GPU, as runs train on one, and torch sees none on this machine; "
+            "start it on one that has, or leave step_seconds out"
+        )
+    proxy, target = space.proxy, space.target
+    micro = target.microbatch
+    config = proxy.change(model=target.model, batch_size=target.batch_size, microbatch=micro, device=asked.device)
+    with _progress() as say:
+        measured = timing.measured(Task(config, arms, place.threads, WITHIN), say)
+    return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=measured)
+
+
+def kept(space: Space, folder: Path) -> Mapping[str, int]:
+    """The widths in a confirmation's folder, by arm; nothing where the protocol asks for none. Raises UserError when they are
+    missing, or another protocol's."""
+    if MATCH not in space.confirm.matches:
+        return {}
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(f"{path}: missing; the arms at equal step_seconds have the widths that it names")
+    found = _read(path)
+    return _checked(path, found, _asked(space, low_rank_targets(space), found.asked.device)).widths
+
+
+def keep(found: StepSeconds | None, folder: Path, ledger: Ledger) -> None:
+    """Write the widths down, before the first run. Raises UserError when there are runs already, whose widths are lost."""
+    path = folder / FILE
+    if found is None or path.exists():
+        return
+    if ledger.count(CONFIRM):
+        raise UserError(
+            f"{path}: missing, and the runs there have the widths that it named; put it back, or give another --out"
+        )
+    replace_text(path, found.model_dump_json(indent=1) + "\n")
+
+
+def _asked(space: Space, arms: Mapping[str, ModelConfig], device: Device) -> Asked:
+    return Asked(
+        target=space.target.model,
+        batch_size=space.target.batch_size,
+        microbatch=space.target.microbatch,
+        device=device,
+        arms={arm: _words(placed) for arm, placed in arms.items()},
+    )
+
+
+def _words(placed: ModelConfig) -> str:
+    activation = placed.factor_activation
+    return placed.placement.text + (f", {activation}" if activation != "none" else "")
+
+
+def _read(path: Path) -> StepSeconds:
+    try:
+        return StepSeconds.parse_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def _checked(path: Path, found: StepSeconds, asked: Asked) -> StepSeconds:
+    """What a file says. Raises UserError when it was measured for anything else."""
+    there, here = found.asked.flat, asked.flat
+    for key in [*there, *(key for key in here if key not in there)]:
+        if there.get(key) != here.get(key):
+            raise UserError(
+                f"{path}: measured for another protocol: {key} ({there.get(key, 'nothing')} there, {here.get(key, 'nothing')} "
+                f"here); give another --out"
+            )
+    if missing := sorted(set(asked.arms) - set(found.widths)):
+        raise UserError(f"{path}: no width of '{missing[0]}'")
+    return found
+
+
+@contextmanager
+def _progress() -> Generator[Say]:
+    """A line on a terminal that says how far it is; silence elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: None
+        return
+    with console.status("measuring step_seconds") as shown:
+        yield lambda line: shown.update(f"measuring step_seconds: {line}")

@@ -1,0 +1,403 @@
+"""Equal step times: the ratio of times and the way to a width on times that are made up; the clock once, on a tiny model."""
+
+import json
+import math
+import random
+from statistics import median
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lpanas.lpa.config import UserError
+from lpanas.lpa.cost import rebalance
+from lpanas.lpa.optim import OptimConfig, optimizer
+from lpanas.lpa.step_time import Stepper
+from lpanas.lpa.train import TrainConfig, accumulate, step
+from lpanas.search import equal_time, timing, widths
+from lpanas.search.equal_time import WITHIN, Grid, Ratio, equal_width, measure, median_interval
+from lpanas.search.timing import Task, Timings, timings
+from lpanas.search.variants import low_rank_targets, variants
+from made_up import protocol_space
+from scipy.stats import binom
+
+STEPS = "confirm.matches=[step_seconds]"
+CPU = SimpleNamespace(device="cpu", threads=1)
+
+
+def exact(value):
+    return Ratio(value, value, value)
+
+
+def silent(heard):
+    pass
+
+
+# how sure a ratio is
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 40, 301])
+def test_the_medians_interval_is_the_narrowest_that_the_sign_test_allows(n, coverage):
+    low, high = median_interval(list(range(n)), coverage)
+    if math.isinf(low):
+        assert 2 * binom.cdf(0, n, 0.5) > 1 - coverage
+        return
+    assert low + high == n - 1
+    assert 2 * binom.cdf(low, n, 0.5) <= 1 - coverage + 1e-12
+    assert 2 * binom.cdf(low + 1, n, 0.5) > 1 - coverage
+
+
+def noisy(ratio, spread, seed):
+    """Pairs of steps whose ratios have a known median, with a tail of long steps."""
+    chance = random.Random(seed)
+
+    def pair():
+        drift = 1e-3 * math.exp(chance.gauss(0, 0.3))  # of the machine, the same for both
+        return drift, drift * ratio * math.exp(chance.gauss(0, spread) + (chance.random() < 0.05) * chance.gauss(0, 1))
+
+    return pair
+
+
+@pytest.mark.parametrize("truth", [0.9, 0.996, 1.0, 1.003, 1.008, 1.2])
+def test_a_settled_ratio_is_seldom_wrong_though_it_is_looked_at_again_and_again(truth):
+    found = [measure(noisy(truth, 0.01, seed), silent) for seed in range(100)]
+    assert sum(not one.low <= truth <= one.high for one in found) <= 10
+    certain = [one for one in found if one.low > 1 - WITHIN and one.high < 1 + WITHIN]
+    assert all(one.is_settled(WITHIN) for one in found)
+    assert sum(one.is_equal(WITHIN) for one in certain) == len(certain)
+    if abs(truth - 1) >= 1.5 * WITHIN:  # the middle of an interval of WITHIN / 2 decides
+        assert sum(one.is_equal(WITHIN) for one in found) <= 10
+
+
+def test_pairs_are_spent_where_they_are_needed():
+    far, near = measure(noisy(1.3, 0.02, 1), silent), measure(noisy(1.0, 0.02, 1), silent)
+    assert far.pairs == equal_time.FIRST
+    assert near.pairs > 10 * far.pairs
+
+
+def test_what_is_measured_are_medians_and_every_look_is_told():
+    pairs, heard = [], []
+    draw = noisy(1.001, 0.01, 5)
+
+    def pair():
+        pairs.append(draw())
+        return pairs[-1]
+
+    found = measure(pair, heard.append)
+    assert found == heard[-1]
+    assert [one.pairs for one in heard] == sorted({one.pairs for one in heard})
+    assert found.value == median(b / a for a, b in pairs)
+    assert (found.dense_seconds, found.seconds) == (median(a for a, _ in pairs), median(b for _, b in pairs))
+    assert found.pairs == len(pairs)
+
+
+@pytest.mark.parametrize(("scale", "pairs"), [(1, equal_time.PAIRS), (10_000, None)])
+def test_a_machine_that_is_too_noisy_is_refused_with_the_figure(scale, pairs):
+    draw = noisy(1.0, 0.5, 0)
+    with pytest.raises(UserError, match=r"too noisy: by [\d,]+ pairs of steps in \d+ s .* ± 0\.\d+, and ± 0.0025") as raised:
+        measure(lambda: tuple(scale * one for one in draw()), silent)
+    assert "\n" not in str(raised.value)
+    count = int(str(raised.value).split("by ")[1].split()[0].replace(",", ""))
+    assert count == pairs if pairs else count < 100  # so long steps end it by their seconds
+
+
+# the way to a width
+
+
+def searched(times, dense, step=1, guess=None, is_model=lambda d_ff: True):
+    """The width that is found, and all that were measured; times: of a width, the dense arm's being 1."""
+    tried = []
+
+    def ratio(d_ff):
+        assert d_ff > 0
+        assert is_model(d_ff)
+        assert (d_ff - dense) % step == 0
+        assert d_ff not in tried  # a measurement takes minutes
+        tried.append(d_ff)
+        return exact(times(d_ff))
+
+    try:
+        return equal_width(ratio, guess or dense, Grid(dense, step, is_model))[0], tried
+    except ValueError as error:
+        return str(error), tried
+
+
+def ceil_to(d_ff, tile):
+    return -(-d_ff // tile) * tile
+
+
+@pytest.mark.parametrize("fixed", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("answer", [40, 700, 2048, 3000, 9000])
+@pytest.mark.parametrize("guess", [100, 2048, 5000])
+def test_on_a_straight_line_the_width_is_found_in_a_few_measurements(fixed, answer, guess):
+    found, tried = searched(lambda d_ff: fixed + (1 - fixed) * d_ff / answer, 2048, guess=guess)
+    assert isinstance(found, int)
+    assert abs((1 - fixed) * (found / answer - 1)) <= WITHIN
+    assert len(tried) <= 9
+
+
+@pytest.mark.parametrize("tile", [1, 8, 64, 128])
+@pytest.mark.parametrize("step", [1, 8, 64])
+def test_where_times_have_steps_a_width_is_found_just_when_there_is_one(tile, step):
+    chance = random.Random(tile * step)
+    for _ in range(40):
+        dense, fixed, answer = chance.randrange(64, 1500), chance.uniform(0, 0.9), chance.uniform(30, 3000)
+
+        def times(d_ff, fixed=fixed, answer=answer):
+            return fixed + (1 - fixed) * ceil_to(d_ff, tile) / answer
+
+        every = range(dense % step or step, equal_time.WIDEST * dense + 1, step)
+        there_is = any(abs(times(d_ff) - 1) <= WITHIN for d_ff in every)
+        found, tried = searched(times, dense, step, guess=chance.choice(every))
+        if there_is:
+            assert isinstance(found, int)
+            assert abs(times(found) - 1) <= WITHIN
+        else:
+            nearest = min(abs(times(d_ff) - 1) for d_ff in every)
+            assert isinstance(found, str)
+            assert min(abs(times(d_ff) - 1) for d_ff in tried) == nearest
+        assert len(tried) <= 30
+
+
+def test_what_cannot_be_reached_is_refused_with_the_nearest_width_in_the_words_of_the_other_matches():
+    found, tried = searched(lambda d_ff: 1.3 + d_ff / 1e6, 96, step=8)
+    assert tried[-1] == 8
+    assert found.startswith("the nearest FFN, d_ff 8, has +30.00% of the dense arm's step_seconds, and 0.5% may be missing")
+    found, tried = searched(lambda d_ff: 0.5, 96, step=8)
+    assert max(tried) == 96 * equal_time.WIDEST
+    assert "-50.00% of the dense arm's step_seconds" in found
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 49), (1, 95), (60, 90), (97, 99), (160, 170), (100, 768)])
+def test_widths_that_there_is_no_model_of_are_passed_over(first, last):
+    def is_model(d_ff):
+        return not first <= d_ff <= last
+
+    for answer in (20, 50, 95, 96, 97, 130, 165, 300):
+        found, tried = searched(lambda d_ff, answer=answer: d_ff / answer, 96, is_model=is_model)
+        if is_model(answer):
+            assert found == answer
+        elif isinstance(found, str):
+            every = filter(is_model, range(1, 96 * equal_time.WIDEST + 1))
+            assert min(abs(d_ff / answer - 1) for d_ff in tried) == min(abs(d_ff / answer - 1) for d_ff in every)
+
+
+def test_noisy_times_lead_to_a_width_that_takes_the_dense_time():
+    for seed in range(20):
+        found, its = equal_width(
+            lambda d_ff, seed=seed: measure(noisy(0.4 + 0.6 * d_ff / 1700, 0.02, f"{seed} {d_ff}"), silent),
+            2048,
+            Grid(2048, 8, lambda d_ff: True),
+        )
+        assert abs(0.6 * (found / 1700 - 1)) <= 1.5 * WITHIN
+        assert its.is_equal(WITHIN)
+
+
+# steps
+
+
+def training(model, **changes):
+    fields = {"tokens": 1000, "batch_size": 6, "microbatch": 2, "device": "cpu"}
+    return TrainConfig(model=model, optim=OptimConfig(lr=1e-2), **fields | changes)
+
+
+def test_a_steppers_weights_stay_and_its_gradient_is_that_of_the_training_loop(tiny):
+    stepper = Stepper(training(tiny))
+    before = [parameter.clone() for parameter in stepper.model.parameters()]
+    stepper.warm_up()
+    assert all(map(torch.equal, before, stepper.model.parameters()))
+    again = Stepper(training(tiny, batch_size=2))
+    adamw = optimizer(again.model, again.config.optim)
+    step(again.model, adamw, (again.inputs, again.targets), again.config, 0, share=0.0)
+    accumulate(again.model, again.inputs, again.targets, again.config)
+    stepper._accumulate()
+    pairs = zip(stepper.model.parameters(), again.model.parameters(), strict=True)
+    assert all(torch.equal(one.grad, other.grad) for one, other in pairs)
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(2, 1 + 100), (4, 1 + 10 + 100), (10, 1 + 4 * 10 + 100)])
+def test_a_step_is_its_first_microbatch_all_others_and_the_update(tiny, monkeypatch, batch, expected):
+    stepper = Stepper(training(tiny, batch_size=batch, microbatch=2))
+    seconds = {1: [1.0], 2: [1.0, 100.0], 3: [1.0, 10.0, 100.0]}
+    monkeypatch.setattr("lpanas.lpa.step_time.timed", lambda device, parts: seconds[len(parts)])
+    assert stepper.step_seconds() == expected
+
+
+def test_a_tiny_target_is_measured_for_real():
+    space = protocol_space(STEPS, "target.batch_size=8")
+    arms = low_rank_targets(space)
+    config = space.proxy.change(model=space.target.model, batch_size=8, microbatch=4)
+    said = []
+    arms["again"] = arms["ffn"]
+    found = timings(Task(config, arms, 1, within=0.6), said.append)
+    assert list(found.arms) == ["attention", "ffn", "both", "again"]
+    assert found.arms["again"] == found.arms["ffn"]  # one model has one width
+    assert (found.device, found.torch, found.threads, found.precision) == ("cpu", torch.__version__, 1, "float32")
+    for its in found.arms.values():
+        figures = [its.dense_seconds, its.seconds, its.ratio, its.ratio_low, its.ratio_high]
+        assert all(math.isfinite(figure) and figure > 0 for figure in figures)
+        assert its.ratio_low <= its.ratio <= its.ratio_high
+        assert (its.d_ff - space.target.model.d_ff) % space.target.model.ffn_multiple == 0
+    assert any("attention at d_ff" in line for line in said)
+
+
+def test_a_target_that_takes_too_long_is_refused_after_its_first_microbatch(monkeypatch):
+    monkeypatch.setattr(Stepper, "first_seconds", lambda self: 60.0)
+    space = protocol_space(STEPS)
+    with pytest.raises(UserError, match=r"a microbatch of the target takes 60.0 s on cpu"):
+        timings(Task(space.proxy, low_rank_targets(space), 1), silent)
+
+
+# the file
+
+
+def made_up(task, say):
+    """What a measurement may come to: every arm a little wider than at equal FLOPs."""
+    arms = {
+        arm: {
+            "d_ff": rebalance(placed, "flops").d_ff - 4,
+            "dense_seconds": 1.0,
+            "seconds": 1.0,
+            "ratio": 1.0,
+            "ratio_low": 0.999,
+            "ratio_high": 1.001,
+            "pairs": 8,
+        }
+        for arm, placed in task.arms.items()
+    }
+    return Timings.parse({"device": "cpu", "torch": "2", "threads": 1, "precision": "float32", "arms": arms}, "made up")
+
+
+class Runs:
+    """A ledger that holds so many runs."""
+
+    def __init__(self, count):
+        self.runs = count
+
+    def count(self, kind):
+        return self.runs
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A folder with measured widths, where nothing can be measured any more."""
+    monkeypatch.setattr(timing, "measured", made_up)
+    space = protocol_space(STEPS)
+    found = widths.of(space, tmp_path, CPU)
+    assert list(tmp_path.iterdir()) == []
+    widths.keep(found, tmp_path, Runs(0))
+    monkeypatch.setattr(timing, "measured", None)
+    return tmp_path
+
+
+def test_widths_are_measured_once_and_read_from_then_on(kept):
+    space = protocol_space(STEPS)
+    found = widths.of(space, kept, CPU)
+    text = (kept / widths.FILE).read_text()
+    assert found.widths == {arm: its["d_ff"] for arm, its in json.loads(text)["measured"]["arms"].items()}
+    widths.keep(found, kept, Runs(9))
+    assert (kept / widths.FILE).read_text() == text
+    assert {one.target.d_ff for one in variants(space, found.widths)} >= set(found.widths.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("arms.attention=3/8", r"confirm.arms 'attention' \(0-3 q,k,v,o=1/4 there, 0-3 q,k,v,o=3/8 here\)"),
+        ("target.microbatch=2", r"target.microbatch \(4 there, 2 here\)"),
+        ("target.model.d_ff=200", r"target.model.d_ff \(192 there, 200 here\)"),
+        ("confirm.arms=[dense, attention, ffn, both, winner]", "winner"),
+    ],
+)
+def test_another_protocols_widths_are_refused_in_a_line(kept, setting, words):
+    more = ["confirm.placements={winner: {ranks: {attention: 1/8}}}"] if words == "winner" else []
+    with pytest.raises(UserError, match=words) as raised:
+        widths.of(protocol_space(STEPS, setting, *more), kept, CPU)
+    assert widths.FILE in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_widths_of_another_kind_of_device_and_a_torn_file_are_refused(kept):
+    space = protocol_space(STEPS)
+    with pytest.raises(UserError, match=r"device \(cpu there, cuda here\)"):
+        widths.of(space, kept, SimpleNamespace(device="cuda", threads=1))
+    (kept / widths.FILE).write_text("{}")
+    with pytest.raises(UserError, match=widths.FILE):
+        widths.of(space, kept, CPU)
+
+
+def test_who_reads_a_confirmation_finds_its_widths_whatever_device_they_were_measured_on(kept, tmp_path_factory):
+    space = protocol_space(STEPS)
+    assert widths.kept(space, kept) == widths.of(space, kept, CPU).widths
+    (kept / widths.FILE).write_text((kept / widths.FILE).read_text().replace('"device": "cpu"', '"device": "cuda"', 1))
+    assert set(widths.kept(space, kept)) == {"attention", "ffn", "both"}
+    with pytest.raises(UserError, match=r"target\.batch_size"):
+        widths.kept(protocol_space(STEPS, "target.batch_size=16"), kept)
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(UserError, match="missing"):
+        widths.kept(space, empty)
+    assert widths.kept(protocol_space("confirm.matches=[width]"), empty) == {}
+
+
+def test_runs_whose_widths_are_lost_are_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "measured", made_up)
+    found = widths.of(protocol_space(STEPS), tmp_path, CPU)
+    with pytest.raises(UserError, match="missing"):
+        widths.keep(found, tmp_path, Runs(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_runs_have_a_gpu_and_the_driver_has_none_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="torch sees none on this machine"):
+        widths.of(protocol_space(STEPS), tmp_path, SimpleNamespace(device="cuda", threads=1))
+
+
+def test_nothing_is_measured_where_step_seconds_is_no_match(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "measured", None)
+    space = protocol_space("confirm.matches=[width, flops]")
+    assert widths.guesses(space) == {}
+    assert widths.of(space, tmp_path, CPU) is None
+
+
+# at the proxies
+
+
+def test_every_proxy_has_the_targets_share_of_its_dense_width():
+    space = protocol_space(STEPS, "confirm.sizes=[{name: a}, {name: b, model: {d_ff: 1000, rank_multiple: 1}}]")
+    found = {"attention": 240, "ffn": 288, "both": 384}
+    dense = space.target.model.d_ff
+    for one in variants(space, found):
+        if one.control is None and one.arm != "dense":
+            base = 1000 if one.size == "b" else space.proxy.model.d_ff
+            assert one.target.d_ff == found[one.arm]
+            assert abs(one.model.d_ff - base * found[one.arm] / dense) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("arm", "d_ff", "why"), [("ffn", 16, "x d_ff 96, as at the target: placement: rank 8"), ("attention", 1, "target: d_ff: ")]
+)
+def test_a_share_that_a_proxy_cannot_have_is_refused_by_size_arm_and_match(arm, d_ff, why):
+    sizes = "confirm.sizes=[{name: small, model: {d_ff: 96, rank_multiple: 8}}]"
+    space = protocol_space(STEPS, sizes, "target.model.rank_multiple=1")
+    with pytest.raises(UserError, match=rf"confirm: {arm} at equal step_seconds and size 'small': 0\.\d+ .*{why}") as raised:
+        variants(space, {"attention": 240, "ffn": 240, "both": 240} | {arm: d_ff})
+    assert "\n" not in str(raised.value)
+
+
+# the process
+
+
+def test_a_process_of_its_own_measures_and_says_how_far_it_is():
+    space, said = protocol_space(STEPS), []
+    config = space.proxy.change(model=space.target.model, batch_size=8, microbatch=4)
+    found = timing.measured(Task(config, low_rank_targets(space), 1, within=0.6), said.append)
+    assert set(found.arms) == {"attention", "ffn", "both"}
+    assert said
+
+
+def test_what_the_process_refuses_is_a_mistake_in_a_line():
+    space = protocol_space(STEPS)
+    config = space.proxy.change(model=space.target.model.change(context=10**9), batch_size=8, microbatch=4)
+    with pytest.raises(UserError, match=r"matches: step_seconds: the dense target and an arm of it do not fit in memory"):
+        timing.measured(Task(config, low_rank_targets(space), 1), silent)

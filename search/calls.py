@@ -113,5 +113,5 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
 
                 state = confirm.confirm(space, arms, ledger, executor, watch, checkpoints)
         found = conclude(space, arms, state.records)
-        paths = write_verdict(found, state.records, place)
+        paths = write_verdict(found, space, state.records, place)
     terminal.print_confirmation(found, paths)

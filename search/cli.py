@@ -138,8 +138,8 @@ def report(directory: Directory, storage: Storage = None) -> None:
     if _is_confirmation(directory):
         from .verdict import read_verdict, write_verdict
 
-        _, records, confirmed = read_verdict(directory, storage)
-        terminal.print_confirmation(confirmed, write_verdict(confirmed, records, directory))
+        space, records, confirmed = read_verdict(directory, storage)
+        terminal.print_confirmation(confirmed, write_verdict(confirmed, space, records, directory))
         return
     from .report import write_report
     from .results import read_study

@@ -19,7 +19,8 @@ from .protocol import WINNER
 from .proxy import Job, Recipe
 from .results import read_study
 from .space import Space
-from .variants import Variant, as_listed, sized, sizes
+from .variants import Variant, as_listed, sized, sizes, variants
+from .widths import guesses
 
 
 class Watcher(Protocol):
@@ -51,7 +52,7 @@ class Confirming(Runs):
 
 def confirm(
     space: Space,
-    variants: Sequence[Variant],
+    arms: Sequence[Variant],
     ledger: Ledger,
     executor: Executor,
     watch: Watcher,
@@ -59,7 +60,7 @@ def confirm(
 ) -> Confirming:
     """Train what the protocol asks for until every comparison is settled, or no more is allowed; see drive."""
     recovered = ledger.recover()  # first: it may tell a record
-    state = Confirming(space, ledger.records(CONFIRM), variants, recovered=recovered)
+    state = Confirming(space, ledger.records(CONFIRM), arms, recovered=recovered)
     drive(state, ledger, executor, _Cells(state, ledger), lambda: watch(state), checkpoints=checkpoints)
     return state
 
@@ -77,16 +78,16 @@ def resolved(folder: Path, storage: str | None, settings: Sequence[str]) -> Spac
     return space.change(confirm=protocol.change(placements=placements))
 
 
-def check(space: Space, variants: Sequence[Variant], shards: Shards) -> None:
+def check(space: Space, arms: Sequence[Variant], shards: Shards) -> None:
     """Raises UserError, before anything runs, when the protocol cannot be followed: a budget that ends before the first look,
     or too little text."""
-    protocol, least = space.confirm, Course(space, variants, []).least
+    protocol, least = space.confirm, Course(space, arms, []).least
     if protocol.tokens is not None and protocol.tokens < least:
         seeds = protocol.seeds
         raise UserError(
             f"confirm.tokens: {protocol.tokens:,} do not reach the first look: {least:,} are needed, for "
             f"{len(protocol.lr_factors)} learning rates x {seeds.sweep} seeds and {seeds.first} further seeds of "
-            f"{len({one.trained(1.0) for one in variants})} models"
+            f"{len({one.trained(1.0) for one in arms})} models"
         )
     for size in sizes(space):
         config = sized(space, size)
@@ -94,6 +95,22 @@ def check(space: Space, variants: Sequence[Variant], shards: Shards) -> None:
         window = config.model.context + 1
         if (found := shards.tokens["test"]) < window:
             raise UserError(f"data: too little test text in {config.data.name}: {found:,} tokens found, {window:,} needed")
+
+
+def outlook(space: Space) -> str:
+    """What a confirmation would train before its first look, or why it would be refused, in a line."""
+    protocol = space.confirm
+    try:
+        arms = variants(space, guesses(space))
+    except UserError as error:
+        return f"would be refused: {error}"
+    course, models = Course(space, arms, []), {one.trained(1.0) for one in arms}
+    runs = len(models) * (len(protocol.lr_factors) * protocol.seeds.sweep + protocol.seeds.first)
+    more = " and the winner's" if WINNER in protocol.arms and WINNER not in protocol.placements else ""
+    return (
+        f"{', '.join(one.text for one in protocol.versus('claim'))}; at equal {', '.join(protocol.matches)}; {len(models)} models"
+        f"{more} at {len(course.sizes)} sizes, {runs} runs and {course.least:,} tokens to the first look"
+    )
 
 
 class _Cells:

@@ -11,6 +11,7 @@ from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
 from . import wording
 from .budget import ARMS
+from .confirm import outlook
 from .confirmation import ComparisonResult, Confirmation
 from .proxy import Record
 from .results import Results
@@ -77,9 +78,12 @@ def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:
     console.print(f"The claim: {wording.claim(found)}", markup=False)
     console.print(f"{wording.headline(found)}.", markup=False, style="bold")
     for title, its in wording.grouped(found):
-        console.print(_comparisons(title, its))
-    for text in wording.remarks(found):
-        console.print(text, markup=False)
+        begun = any(one.n for one in its)
+        console.print(_comparisons(title, its) if begun else Text(f"{title} (no pairs of seeds yet)", style="bold"))
+    for title, texts in wording.remarks(found):
+        console.print(title, style="bold", markup=False)
+        for text in texts:
+            console.print(f"  {text}", markup=False)
     for name, path in paths.items():
         console.print(f"{name}: {path}", markup=False)
 
@@ -119,6 +123,7 @@ def print_space(space: Space) -> None:
     console.print(table)
     for name, limit in space.limits.items():
         console.print(f"limit: {name} at most {limit}", markup=False)
+    console.print(f"confirm: {outlook(space)}", markup=False)
 
 
 def print_config(config: TrainConfig) -> None:

@@ -25,9 +25,11 @@ def read_verdict(folder: Path, url: str | None = None) -> tuple[Space, list[Reco
     return space, records, conclude(space, variants(space, kept(space, folder)), records)
 
 
-def write_verdict(found: Confirmation, records: Sequence[Record], place: Path) -> dict[str, object]:
-    """records.jsonl, a line a run, and verdict.json; the latter's path, by name."""
+def write_verdict(found: Confirmation, space: Space, records: Sequence[Record], place: Path) -> dict[str, object]:
+    """records.jsonl, a line a run, verdict.json and verdict.html; the paths of the latter two, by what they are."""
+    from .verdict_page import write_page  # plotly, which looking at a confirmation does not need
+
     replace_text(place / RECORDS, "".join(record.model_dump_json() + "\n" for record in records))
     path = place / VERDICT
     replace_text(path, json.dumps(asdict(found), indent=1, allow_nan=False) + "\n")
-    return {"verdict": path}
+    return {"verdict": path, "page": write_page(found, space, place)}

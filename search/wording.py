@@ -20,8 +20,8 @@ def headline(found: Confirmation) -> str:
     told = [f"{verdict} at {_list(where[verdict])}" for verdict in VERDICTS if where[verdict]]
     if len(told) == 1 and len(found.claims) > 1:
         told = [f"{found.claims[0].verdict} at every size and match"]
-    text = "; ".join(told)
-    return text[:1].upper() + text[1:] if found.finished else f"So far, as it has not come to its end: {text}"
+    text = f"the claim is {'; '.join(told)}"
+    return _sentence_case(text) if found.finished else f"So far, as it has not come to its end, {text}"
 
 
 def claim(found: Confirmation) -> str:
@@ -29,20 +29,25 @@ def claim(found: Confirmation) -> str:
     return _list(dict.fromkeys(one.text for one in found.comparisons if one.family == "claim"))
 
 
-def paragraphs(found: Confirmation) -> list[str]:
-    """What was found of each comparison; what the controls and the ladder say; what to mind."""
+Section = tuple[str, list[str]]
+"""A title and what is said under it, a sentence or a few at a time."""
+
+
+def sections(found: Confirmation) -> list[Section]:
+    """All of it: what was found of each comparison, then the remarks."""
     return [*(_size(found, size.name) for size in found.sizes), *remarks(found)]
 
 
-def remarks(found: Confirmation) -> list[str]:
-    """What is to be said besides the comparisons by themselves."""
-    return [
-        *_open(found),
-        *_controls(found),
-        *(ladder(found, step) for step in found.ladder),
-        *_minded(found),
-        f"{found.runs} runs and {found.tokens:,} training tokens in all.",
+def remarks(found: Confirmation) -> list[Section]:
+    """What is to be said besides the comparisons by themselves; a section that has nothing to say is left out."""
+    all_of_it: list[Section] = [
+        ("Not settled", list(_open(found))),
+        ("Is it placement? (nats, 95 % intervals)", list(_controls(found))),
+        ("From size to size", [ladder(found, step) for step in found.ladder]),
+        ("To mind", list(_minded(found))),
+        ("Spent", [f"{found.runs} runs and {found.tokens:,} training tokens in all."]),
     ]
+    return [(title, texts) for title, texts in all_of_it if texts]
 
 
 def grouped(found: Confirmation) -> Iterator[tuple[str, list[ComparisonResult]]]:
@@ -58,40 +63,37 @@ def grouped(found: Confirmation) -> Iterator[tuple[str, list[ComparisonResult]]]
 
 
 def sentence(one: ComparisonResult, matters_ppl_percent: float) -> str:
-    """A comparison with n, effect, interval, p and verdict."""
-    at = f"{one.text} at equal {_list(one.matches)}"
+    """A comparison with verdict, p, effect, interval and n."""
+    head = f"{one.text} at equal {_list(one.matches)} is {_judged(one, matters_ppl_percent)}"
     if one.mean_nats is None or one.ppl_percent is None:
-        return f"{at}: {one.verdict}, with {one.n} pairs of seeds."
+        return f"{head}, with {one.n} pairs of seeds."
     percent = f" ({_ends(one.t_ppl_percent, '+.2f')})" if one.t_ppl_percent else ""
-    interval = f", 95 % interval {_ends(one.t_nats, '+.4f')}" if one.t_nats else ""
-    effect = f"{one.ppl_percent:+.2f} %{percent} in perplexity, {one.mean_nats:+.4f} nats{interval}, n = {one.n}"
-    return f"{at}: {effect}; {_judged(one, matters_ppl_percent)}."
+    effect = f"{one.ppl_percent:+.2f} %{percent} in perplexity, {one.mean_nats:+.4f} nats{_within(one.t_nats)}"
+    return f"{head}: {effect}, n = {one.n}."
 
 
 def _judged(one: ComparisonResult, matters_ppl_percent: float) -> str:
     if one.verdict == "inconclusive":
-        more = (
-            f"{one.more_seeds} more seeds would probably settle it" if one.more_seeds else "more seeds than there is sense in"
-        )
-        return f"inconclusive ({_p(one.confirm_p_holm)} to confirm, {_p(one.refute_p_holm)} to refute): {more}"
+        return f"inconclusive (p {p(one.confirm_p_holm)} to confirm, {p(one.refute_p_holm)} to refute)"
     shown = one.confirm_p_holm if one.verdict == "confirmed" else one.refute_p_holm
-    less = one.direction == "better" and one.effect == "less than matters" and one.verdict == "confirmed"
-    much = one.direction == "better" and one.effect == "as much as matters"
-    by = f", by less than the {matters_ppl_percent:g} % that matter" if less else ""
-    by += f", by the {matters_ppl_percent:g} % that matter or more" if much else ""
-    return f"{one.verdict} ({_p(shown)}){by}"
+    by = ""
+    if one.direction == "better" and one.verdict == "confirmed" and one.effect != "unknown":
+        what = f"the {matters_ppl_percent:g} % that matter"
+        by = f", by less than {what}" if one.effect == "less than matters" else f", by {what} or more"
+    return f"{one.verdict} (p {p(shown)}){by}"
 
 
-def _size(found: Confirmation, name: str) -> str:
+def _size(found: Confirmation, name: str) -> Section:
     shape = next(one for one in found.sizes if one.name == name)
-    head = f"{name} (d_model {shape.d_model}, {shape.n_layers} layers, {shape.tokens:,} training tokens): "
-    known = [one for one in found.comparisons if one.size == name and one.n > 1]
-    if not known:
-        return f"{head}no comparison has two pairs of seeds yet."
-    its = [sentence(one, found.matters_ppl_percent) for one in known]
-    unknown = len([one for one in found.comparisons if one.size == name]) - len(known)
-    its += [f"{unknown} further comparisons have fewer than two pairs of seeds."] if unknown else []
-    return f"{head}{' '.join(its)}"
+    title = f"{name} (d_model {shape.d_model}, {shape.n_layers} layers, {shape.tokens:,} training tokens a run)"
+    its = [one for one in found.comparisons if one.size == name]
+    told = [_sentence_case(sentence(one, found.matters_ppl_percent)) for one in its if one.n > 1]
+    unknown = len(its) - len(told)
+    return title, [*told, *([f"{unknown} comparisons have fewer than two pairs of seeds."] if unknown else [])]
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _open(found: Confirmation) -> Iterator[str]:
@@ -100,7 +102,7 @@ def _open(found: Confirmation) -> Iterator[str]:
         its = [one for one in found.comparisons if (one.size, one.verdict) == (size.name, "inconclusive") and one.n > 1]
         told = [f"{one.text} at equal {_list(one.matches)}: {_more(one)}" for one in its]
         if told:
-            yield f"Not settled at {size.name}: {'; '.join(told)}."
+            yield f"At {size.name}: {'; '.join(told)}."
 
 
 def _more(one: ComparisonResult) -> str:
@@ -108,11 +110,10 @@ def _more(one: ComparisonResult) -> str:
 
 
 def _controls(found: Confirmation) -> Iterator[str]:
-    for size in found.sizes:
-        its = [one for one in found.controls if one.size == size.name and one.mean_nats is not None]
-        told = [f"{one.a} against {one.b}: {one.mean_nats:+.4f}{_within(one.t_nats)} ({one.says})" for one in its]
-        if told:
-            yield f"Controls at {size.name}, nats with 95 % intervals: {'; '.join(told)}."
+    for one in found.controls:
+        if one.mean_nats is not None:
+            said = f"{one.a} against {one.b}: {one.mean_nats:+.4f}{_within(one.t_nats)}, n = {one.n}"
+            yield f"At {one.size}, {one.says}: {said}."
 
 
 def ladder(found: Confirmation, step: LadderStep) -> str:
@@ -191,10 +192,6 @@ def _ends(interval: Ends | None, digits: str) -> str:
 def p(value: float) -> str:
     """Two digits; below 0.0001 no digit means anything."""
     return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
-
-
-def _p(value: float) -> str:
-    return f"p {p(value)}"
 
 
 def _list(words: Iterable[str]) -> str:

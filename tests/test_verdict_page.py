@@ -12,7 +12,7 @@ from lpanas.search.conclude import conclude
 from lpanas.search.presets import load_space
 from lpanas.search.variants import variants
 from lpanas.search.verdict_page import write_page
-from lpanas.search.wording import headline, paragraphs
+from lpanas.search.wording import headline, sections
 from made_up import Losses, ask, play, protocol_space
 from page_tables import right, tables, value
 from plotly.offline import get_plotlyjs
@@ -155,8 +155,12 @@ def test_the_page_begins_with_the_verdict_and_what_it_rests_on(made):
     for case in CASES:
         _, _, found, page = made(case)
         text = " ".join(unescape(re.sub(r"<[^>]*>", " ", body(page).partition("<h2>The comparisons")[0])).split())
-        places = [text.index(" ".join(one.split())) for one in (headline(found), *paragraphs(found))]
+        places = [text.index(" ".join(one.split())) for one in (headline(found), *said(found))]
         assert places == sorted(places)
+
+
+def said(found):
+    return [text for title, texts in sections(found) for text in (title, *texts)]
 
 
 def test_a_page_has_the_figures_that_it_has_something_for(made):

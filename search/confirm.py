@@ -98,7 +98,7 @@ def check(space: Space, arms: Sequence[Variant], shards: Shards) -> None:
 
 
 def outlook(space: Space) -> str:
-    """What a confirmation would train before its first look, or why it would be refused, in a line."""
+    """What a confirmation would train up to its first look, or why it would be refused, in a line."""
     protocol = space.confirm
     try:
         arms = variants(space, guesses(space))
@@ -108,8 +108,8 @@ def outlook(space: Space) -> str:
     runs = len(models) * (len(protocol.lr_factors) * protocol.seeds.sweep + protocol.seeds.first)
     more = " and the winner's" if WINNER in protocol.arms and WINNER not in protocol.placements else ""
     return (
-        f"{', '.join(one.text for one in protocol.versus('claim'))}; at equal {', '.join(protocol.matches)}; {len(models)} models"
-        f"{more} at {len(course.sizes)} sizes, {runs} runs and {course.least:,} tokens to the first look"
+        f"{', '.join(one.text for one in protocol.versus('claim'))}; at equal {', '.join(protocol.matches)}; "
+        f"{len(models)} models{more}, {len(course.sizes)} sizes; {runs} runs and {course.least:,} tokens up to the first look"
     )
 
 

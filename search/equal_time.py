@@ -11,7 +11,8 @@ from ..lpa.config import UserError
 WITHIN = 0.005
 """What a match may miss, as a share of the dense arm's."""
 COVERAGE = 0.99
-"""Of a ratio's interval at a look. It is looked at again and again; how often the last one then misses is simulated (tests)."""
+"""Of a ratio's interval at a look. With the looks there are, the last one missed the truth in 0.3 to 3.3 % of 300 simulated
+measurements (noise of 1 and 3 % a pair, truths from 0.97 to 1.0075)."""
 FIRST, GROWTH = 8, 1.5
 """Pairs of steps at the first look (fewer have no such interval), and how many times as many at the next."""
 PAIRS = 10_000

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -189,7 +189,17 @@ def _fields_at(cls: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     """The fields of the nested config at a path of keys."""
     for name in path:
         field = cls.model_fields.get(str(name))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        if field is None:
+            continue  # the place in a list, or the key of a mapping, of configs
+        inner = _config_in(field.annotation)
+        if inner is None:
             return []
-        cls = field.annotation
+        cls = inner
     return list(cls.model_fields)
+
+
+def _config_in(annotation: Any) -> type[BaseModel] | None:
+    """The config that a field holds, or that its list or mapping holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _config_in(part))), None)

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..lpa.config import Config, Count, nearest
 from .budget import ARMS, Listed
 from .claim import Direction, Plan
-from .statistics import Test
+from .statistics import FLIPS_MOST, Test
 
 Match = Literal["width", "params", "flops", "step_seconds"]
 Control = Literal["scaled", "init", "warmup"]
@@ -57,7 +57,8 @@ class Size(Config):
 
     name: str
     model: dict[str, Any] = {}
-    """Keys of the model, or a named shape: `{shape: cpu-128}`. The learning rate is carried to its width by lr_rule."""
+    """Keys of the model, or a named shape: `{shape: cpu-128}`. The learning rate is carried to its width by lr_rule, and the
+    placements are those of the arms."""
     tokens: Annotated[Count, Field(gt=0)] | None = None
     """Training tokens of a run; the proxy's when left out."""
     batch_size: Annotated[int, Field(gt=0)] | None = None
@@ -78,6 +79,12 @@ class Seeds(Config):
     most: Annotated[int, Field(ge=2)] = 12
     """At the last look: the error is spread over all looks up to it, and it cannot be raised later."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.first > self.most:
+            raise ValueError(f"first: expected at most {self.most}, which is most; found {self.first}")
+        return self
+
 
 class Protocol(Config):
     """What is compared, at which match and size, by how many seeds, and what counts as shown."""
@@ -91,17 +98,18 @@ class Protocol(Config):
     until all are settled."""
     beside: tuple[VersusText, ...] = ("winner better than dense",)
     """Comparisons that are judged likewise, in a family of their own, but for which no seeds are added."""
-    matches: Annotated[tuple[Match, ...], Field(min_length=1)] = ("width", "params", "flops")
+    matches: tuple[Match, ...] = ("width", "params", "flops")
     """What is made equal between the arms, each its own comparison, by the width of the FFN: nothing but the width; the body's
     parameters; the training FLOPs; the measured time of a training step of the target."""
     controls: tuple[Control, ...] = ("scaled", "init", "warmup")
-    """Whether it is placement: dense with attention's initial weights scaled by 1/sqrt(3); dense and attention with the
-    authors' initialisation (with the matched one where the proxy has theirs); dense and attention without a warm-up (with one
-    of 5 % where the proxy has none). At the first match."""
+    """Whether it is placement: dense with attention's initial weights scaled by 1/sqrt(3) (left out where the proxy's
+    initialisation is not the matched one); dense and attention with the authors' initialisation (with the matched one where
+    the proxy has theirs); dense and attention without a warm-up (with one of 5 % where the proxy has none). At the first
+    match."""
     sizes: tuple[Size, ...] = ()
     """The ladder, smallest first; the proxy alone when left out."""
-    lr_factors: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=3)] = (0.5, 1.0, 2.0)
-    """The learning rates that every arm is tried at, over proxy.optim.lr; ascending."""
+    lr_factors: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)
+    """The learning rates that every arm is tried at, over proxy.optim.lr; three or more, ascending."""
     lr_extend: Annotated[int, Field(ge=0)] = 3
     """Further rates beyond an end at which the best one lies, one after the other."""
     seeds: Seeds = Seeds()
@@ -123,6 +131,8 @@ class Protocol(Config):
         for key in ("arms", "matches", "controls", "claim", "beside", "lr_factors"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key}: one stands twice")
+        if len(self.lr_factors) < 3:
+            raise ValueError(f"lr_factors: expected three or more, found {len(self.lr_factors)}")
         if list(self.lr_factors) != sorted(self.lr_factors):
             raise ValueError(f"lr_factors: expected them ascending, found {', '.join(map(str, self.lr_factors))}")
         names = [size.name for size in self.sizes]
@@ -130,8 +140,11 @@ class Protocol(Config):
             raise ValueError("sizes: a name stands twice")
         if not self.claim:
             raise ValueError("claim: expected a comparison, found none")
+        if not self.matches:
+            raise ValueError("matches: expected one or more, found none")
+        if self.test == "sign flip" and self.seeds.most > FLIPS_MOST:
+            raise ValueError(f"seeds.most: expected at most {FLIPS_MOST} for sign flips, found {self.seeds.most}")
         self._check_names()
-        _ = self.plan
         return self
 
     def _check_names(self) -> None:
@@ -156,7 +169,7 @@ class Protocol(Config):
 
     @cached_property
     def plan(self) -> Plan:
-        """When the comparisons are looked at, and how often they may err. Raises ValueError."""
+        """When the comparisons are looked at, and how often they may err."""
         seeds = self.seeds
         return Plan(seeds.first, seeds.every, seeds.most, self.alpha, self.test, self.power)
 

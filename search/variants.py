@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
@@ -102,15 +103,33 @@ def _arm(space: Space, name: str) -> Listed:
 
 def variants(space: Space, widths: Widths) -> list[Variant]:
     """All that is trained: a size after the other, the controls of each at its end. Raises UserError for a size that cannot
-    be, and an arm that cannot be matched."""
+    be, an arm that cannot be matched, and a comparison of two arms that are one model."""
     found = list[Variant]()
     for size in sizes(space):
         config = sized(space, size)
         for match in space.confirm.matches:
             for arm, listed in placements(space).items():
                 found.append(_variant(space, size.name, config, arm, listed, match, widths))
-        found += _controls(space, [one for one in found if one.size == size.name])
+        here = [one for one in found if one.size == size.name]
+        _check_differ(space, here)
+        found += _controls(space, here)
     return found
+
+
+def _check_differ(space: Space, of: Sequence[Variant]) -> None:
+    """Raises UserError for a part of the claim that compares the same ranks, as seeds would never settle it."""
+    arms = {(one.arm, one.match): one for one in of}
+    for match, one in product(space.confirm.matches, space.confirm.versus("claim")):
+        a, b = arms.get((one.a, match)), arms.get((one.b, match))
+        if a and b and _resolved(a.model) == _resolved(b.model):
+            ranks = a.model.ranks_text or "dense"
+            raise UserError(f"confirm.claim: '{one.text}' at equal {match} and size '{a.size}': both are one model, {ranks}")
+
+
+def _resolved(model: ModelConfig) -> tuple[object, ...]:
+    """What is built, whatever fractions it was asked for by."""
+    ranks = tuple(model.rank(layer, name) for layer in range(model.n_layers) for name in model.projections)
+    return model.d_ff, ranks, model.factor_activation if any(ranks) else None
 
 
 def sizes(space: Space) -> Sequence[Size]:
@@ -123,8 +142,13 @@ def sized(space: Space, size: Size) -> TrainConfig:
     proxy = space.proxy
     where = f"confirm.sizes '{size.name}'"
     base = proxy.optim.lr_base_width or proxy.model.d_model
+    if "placement" in size.model:
+        raise UserError(f"{where}: model.placement: the arms fill it in, found '{size.model['placement']}'")
     try:
-        model = proxy.model.change(**size.model)
+        model = proxy.model.change(**size.model | {"placement": "dense"})
+    except ValidationError as error:
+        raise UserError(f"{where}: model.{first_mistake(ModelConfig, error)}") from None
+    try:
         batch = size.batch_size or proxy.batch_size
         micro = size.microbatch or (proxy.microbatch if size.batch_size is None else None)
         return proxy.change(
@@ -135,19 +159,20 @@ def sized(space: Space, size: Size) -> TrainConfig:
             optim=proxy.optim.change(lr_base_width=base),
         )
     except ValidationError as error:
-        raise UserError(f"{where}: {first_mistake(ModelConfig, error)}") from None
+        raise UserError(f"{where}: {first_mistake(TrainConfig, error)}") from None
 
 
 def _variant(space: Space, size: str, config: TrainConfig, arm: str, listed: Listed, match: Match, widths: Widths) -> Variant:
-    where = f"confirm: {arm} at equal {match} and size '{size}'"
+    where = "the target"
     try:
         target = _target(space.target.model, arm, listed, match, widths)
+        where = f"size '{size}'"
         share = target.d_ff / space.target.model.d_ff
         model = matched(_placed(config.model, listed), match, share)
     except ValidationError as error:
-        raise UserError(f"{where}: {first_mistake(ModelConfig, error)}") from None
+        raise UserError(f"confirm: {arm} at equal {match} and {where}: {first_mistake(ModelConfig, error)}") from None
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"confirm: {arm} at equal {match} and {where}: {error}") from None
     recipe = Recipe(optim=config.optim, tokens=config.tokens, batch_size=config.batch_size, microbatch=config.microbatch)
     return Variant(size, arm, match, None, model, target, recipe)
 
@@ -200,6 +225,8 @@ def _controls(space: Space, of: Sequence[Variant]) -> list[Variant]:
     first = {one.arm: one for one in of if one.match == space.confirm.matches[0]}
     found = list[Variant]()
     for control in space.confirm.controls:
+        if control == "scaled" and first["dense"].model.init != "matched":
+            continue  # it would differ in all other weights, too
         for arm in ("dense",) if control == "scaled" else ("dense", "attention"):
             one = first[arm]
             changes: dict[str, Any] = {"control": control}

@@ -131,15 +131,13 @@ def variants(space: Space, widths: Widths) -> list[Variant]:
 
 
 def _check_differ(space: Space, of: Sequence[Variant]) -> None:
-    """Raises UserError for a comparison of the claim between the same ranks, as seeds would never settle it."""
+    """Raises UserError for a part of the claim that compares the same ranks, as seeds would never settle it."""
     arms = {(one.arm, one.match): one for one in of}
-    for one, match in product(space.confirm.versus("claim"), space.confirm.matches):
+    for match, one in product(space.confirm.matches, space.confirm.versus("claim")):
         a, b = arms.get((one.a, match)), arms.get((one.b, match))
         if a and b and _resolved(a.model) == _resolved(b.model):
-            raise UserError(
-                f"confirm.claim: '{one.text}' compares a model with itself: at equal {match} and size '{a.size}' both "
-                f"are {a.model.ranks_text or 'dense'}"
-            )
+            ranks = a.model.ranks_text or "dense"
+            raise UserError(f"confirm.claim: '{one.text}' at equal {match} and size '{a.size}': both are one model, {ranks}")
 
 
 def _resolved(model: ModelConfig) -> tuple[object, ...]:

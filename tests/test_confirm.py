@@ -126,7 +126,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_records(searched, confirmed
 REFUSED = {
     "confirm.tokens=9e3": r"confirm.tokens: 9,000 do not reach the first look: [\d,]+ are needed",
     "confirm.sizes=[{name: a, model: {d_model: 16, d_ff: 20}}]": r"confirm: .* at equal params and size 'a': the nearest FFN",
-    "confirm.placements.same={ranks: {attention: 1/4}}": r"confirm.claim: 'same better .* compares a model with itself",
+    "confirm.placements.same={ranks: {attention: 1/4}}": r"confirm.claim: 'same better .*: both are one model",
     "confirm.claim=[winner better than winner]": r"confirm.claim.*compares an arm with itself",
 }
 

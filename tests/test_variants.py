@@ -297,22 +297,20 @@ def test_a_point_with_bands_is_an_arm_of_the_same_placement_at_every_size():
 
 
 @pytest.mark.parametrize("arm", ["dense", "attention", "ffn", "both"])
-def test_a_winner_that_is_a_reference_arm_is_trained_as_that_arm(arm):
+def test_a_winner_that_is_a_reference_arm_trains_nothing_of_its_own(arm):
     space = protocol_space()
-    record = ended(job(space.arm(arm), arm=arm), 1.0)
-    for match in ("width", "params"):
-        models = arms_of(with_winner(record, "confirm.matches=[width, params]"), match)
-        assert models["winner"] == models[arm]
-    other = ended(job(space.arm(arm)), 1.0)  # the same, as a point or as nobody's name for it
-    if other.params:
-        assert arms_of(with_winner(other), "width")["winner"] == arms_of(space, "width")[arm]
+    found = variants(with_winner(ended(job(space.arm(arm), arm=arm), 1.0)), {})
+    assert {one.trained(1.0) for one in found} == {one.trained(1.0) for one in variants(space, {})}
+    models = {(one.arm, one.match): one.model for one in found if one.control is None}
+    assert all(models["winner", match] == models[arm, match] for match in space.confirm.matches)
 
 
 def test_a_winner_that_is_a_reference_arm_but_for_what_it_buys_is_that_arm_at_every_match():
-    candidate = protocol_space("vary.rebalance=[none, params]").candidate(point("1/4", rebalance="params"))
-    space = with_winner(ended(job(candidate), 1.0), "confirm.matches=[width, params]")
+    space = protocol_space("vary.rebalance=[none, params]", "confirm.matches=[width, params]")
+    winner = ended(job(space.candidate(point("1/4", rebalance="params"))), 1.0)
     for match in ("width", "params"):
-        assert arms_of(space, match)["winner"] == arms_of(space, match)["attention"]
+        models = arms_of(with_winner(winner, "confirm.matches=[width, params]"), match)
+        assert models["winner"] == models["attention"]
 
 
 def test_a_winner_of_its_own_is_an_arm_and_a_listed_one_is_taken_at_its_word():
@@ -351,7 +349,7 @@ def test_two_arms_that_are_one_model_are_not_compared(ranks, size, said):
     )
     with pytest.raises(UserError) as error:
         variants(space, {})
-    said = f"compares a model with itself: at equal width and size 'small' both are {said}"
+    said = f"at equal width and size 'small': both are one model, {said}"
     assert str(error.value) == f"confirm.claim: 'thin better than {other}' {said}"
 
 

@@ -17,10 +17,10 @@ from .confirmation import (
     Tried,
     ends,
 )
-from .course import Contest, Course, Pairs, Rate
+from .course import Contest, Course, Pairs, Rate, Sweep
 from .finding import Finding, estimate, findings
 from .ladder import ladder
-from .protocol import Control, Match, VersusFamily
+from .protocol import WINNER, Control, Match, VersusFamily
 from .proxy import Record
 from .space import Space
 from .variants import Variant, sized, sizes
@@ -41,6 +41,7 @@ def conclude(space: Space, variants: Sequence[Variant], records: Sequence[Record
         matters_nats=protocol.matters_nats,
         runs=len(records),
         tokens=sum(record.tokens for record in records),
+        winner_is=_winner(variants),
         finished=not course.wanted(),
         sizes=tuple(_shape(space, course, name) for name in course.sizes),
         arms=tuple(_arm(course, models) for models in _models(variants)),
@@ -67,6 +68,15 @@ def _models(variants: Sequence[Variant]) -> list[list[Variant]]:
     return list(found.values())
 
 
+def _winner(variants: Sequence[Variant]) -> str | None:
+    """The arm whose models are the winner's at every size and match."""
+    models = dict[str, list[str]]()
+    for one in variants:
+        if not one.control:
+            models.setdefault(one.arm, []).append(one.trained(1.0))
+    return next((arm for arm, its in models.items() if arm != WINNER and its == models.get(WINNER)), None)
+
+
 def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
     one = models[0]
     sweep = course.sweep(one)
@@ -74,6 +84,8 @@ def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
     cells = course.ended(one)
     losses = {cell.seed: course.test_nats(cell) for cell in cells}
     kept = {seed: loss for seed, loss in losses.items() if math.isfinite(loss)}
+    std = float(np.std(list(kept.values()), ddof=1)) if len(kept) > 1 else None
+    gap = _gap(sweep)
     return ArmResult(
         size=one.size,
         arm=one.arm,
@@ -89,13 +101,21 @@ def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
         tried=tuple(_tried(one, rate) for rate in sweep.rates),
         lr=None if best is None else one.at(best.factor).optim.lr,
         at_edge=sweep.at_edge,
+        gap_nats=gap,
+        gap_error_nats=None if std is None or gap is None else std * math.sqrt(2 / course.protocol.seeds.sweep),
         seeds=tuple(kept),
         losses_nats=tuple(kept.values()),
         diverged=tuple(cell.seed for cell in cells if course.records[cell.key].status == "diverged"),
         failed=tuple(seed for seed in losses if seed not in kept),
         mean_nats=float(np.mean(list(kept.values()))) if kept else None,
-        std_nats=float(np.std(list(kept.values()), ddof=1)) if len(kept) > 1 else None,
+        std_nats=std,
     )
+
+
+def _gap(sweep: Sweep) -> float | None:
+    """From the best rate of a sweep to the next, nats; None when fewer than two train."""
+    means = sorted(rate.mean_nats for rate in sweep.rates if math.isfinite(rate.mean_nats))
+    return means[1] - means[0] if sweep.best is not None and len(means) > 1 else None
 
 
 def _tried(one: Variant, rate: Rate) -> Tried:

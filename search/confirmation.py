@@ -67,6 +67,10 @@ class ArmResult:
     """The best of them on validation, at which the arm is judged; None when none has been chosen yet, or none trains."""
     at_edge: bool
     """The best one is the lowest or the highest that the protocol allowed to try."""
+    gap_nats: float | None
+    """Mean validation loss of the second best rate less that of the best; None when there is none."""
+    gap_error_nats: float | None
+    """Its standard error, from std_nats: two of them, and the sweep hardly told the two apart."""
     seeds: tuple[int, ...]
     """That decide, in order, those of runs that failed left out."""
     losses_nats: tuple[float, ...]
@@ -194,6 +198,8 @@ class Confirmation:
     runs: int
     tokens: int
     """Trained on in all of them."""
+    winner_is: str | None
+    """The arm that the search's winner is, if it is one."""
     finished: bool
     """Nothing more is asked for: all is settled, or the most seeds are there."""
     sizes: tuple[SizeShape, ...]

@@ -162,6 +162,18 @@ def _far(found: Confirmation) -> str:
 
 def _minded(found: Confirmation) -> Iterator[str]:
     """What makes a comparison worth less than it looks."""
+    if found.winner_is is not None:
+        yield f"The search's winner is the arm '{found.winner_is}': its runs are that arm's."
+    unsure = [
+        f"{_where(arm)} ({arm.gap_nats:.4f} ± {arm.gap_error_nats:.4f} nats)"
+        for arm in found.arms
+        if arm.gap_nats is not None and arm.gap_error_nats is not None and arm.gap_nats < 2 * arm.gap_error_nats
+    ]
+    if unsure:
+        yield (
+            "Verdicts are of the arms at the learning rates that their sweeps chose. Hardly told from the next best one, by the "
+            f"difference with its standard error, is that of {_list(unsure)}; more seeds a rate would (confirm.seeds.sweep)."
+        )
     edge = [f"{_where(arm)} ({arm.lr:.3g})" for arm in found.arms if arm.at_edge and arm.lr is not None]
     if edge:
         yield f"The best rate lies at an end of those that were tried: {_list(edge)}. These arms may be tuned too little."

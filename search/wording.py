@@ -171,7 +171,7 @@ def _minded(found: Confirmation) -> Iterator[str]:
     ]
     if unsure:
         yield (
-            "Verdicts are of the arms at the learning rates that their sweeps chose. Hardly told from the next best one, by the "
+            "Verdicts are of the arms at the learning rates that their sweeps chose. Hardly told from the next one, by the "
             f"difference with its standard error, is that of {_list(unsure)}; more seeds a rate would (confirm.seeds.sweep)."
         )
     edge = [f"{_where(arm)} ({arm.lr:.3g})" for arm in found.arms if arm.at_edge and arm.lr is not None]

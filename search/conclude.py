@@ -17,12 +17,13 @@ from .confirmation import (
     Tried,
     ends,
 )
-from .course import Contest, Course, Pairs, Rate, Sweep
+from .course import Contest, Course, Pairs
 from .finding import Finding, estimate, findings
 from .ladder import ladder
 from .protocol import WINNER, Control, Match, VersusFamily
 from .proxy import Record
 from .space import Space
+from .sweep import Rate
 from .variants import Variant, sized, sizes
 
 EFFECT = Comparison("a control", "better", 0.0)
@@ -80,12 +81,12 @@ def _winner(variants: Sequence[Variant]) -> str | None:
 def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
     one = models[0]
     sweep = course.sweep(one)
-    best = sweep.best
+    factor, bowl = sweep.factor, sweep.bowl
     cells = course.ended(one)
     losses = {cell.seed: course.test_nats(cell) for cell in cells}
     kept = {seed: loss for seed, loss in losses.items() if math.isfinite(loss)}
     std = float(np.std(list(kept.values()), ddof=1)) if len(kept) > 1 else None
-    gap = _gap(sweep)
+    error = None if std is None else std / math.sqrt(course.protocol.seeds.sweep)
     return ArmResult(
         size=one.size,
         arm=one.arm,
@@ -99,10 +100,10 @@ def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
         flops_per_token=flops_per_token(one.model),
         target_costs=course.space.costs(one.target),
         tried=tuple(_tried(one, rate) for rate in sweep.rates),
-        lr=None if best is None else one.at(best.factor).optim.lr,
+        lr=None if factor is None else one.at(factor).optim.lr,
         at_edge=sweep.at_edge,
-        gap_nats=gap,
-        gap_error_nats=None if std is None or gap is None else std * math.sqrt(2 / course.protocol.seeds.sweep),
+        bowl_nats=None if factor is None or bowl is None else bowl.at(factor),
+        rate_missed_nats=None if error is None or bowl is None else bowl.missed_nats(error),
         seeds=tuple(kept),
         losses_nats=tuple(kept.values()),
         diverged=tuple(cell.seed for cell in cells if course.records[cell.key].status == "diverged"),
@@ -110,12 +111,6 @@ def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
         mean_nats=float(np.mean(list(kept.values()))) if kept else None,
         std_nats=std,
     )
-
-
-def _gap(sweep: Sweep) -> float | None:
-    """From the best rate of a sweep to the next, nats; None when fewer than two train."""
-    means = sorted(rate.mean_nats for rate in sweep.rates if math.isfinite(rate.mean_nats))
-    return means[1] - means[0] if sweep.best is not None and len(means) > 1 else None
 
 
 def _tried(one: Variant, rate: Rate) -> Tried:
@@ -129,7 +124,7 @@ def _comparisons(course: Course, size: str) -> list[ComparisonResult]:
     families: tuple[VersusFamily, ...] = ("claim", "beside")
     for family in families:
         contests = course.contests(size, family)
-        pairs = [course.pairs(one) for one in contests]
+        pairs = course.judged(contests)
         judged = findings(
             [course.comparison(one) for one in contests], [one.differences for one in pairs], course.protocol.plan
         )

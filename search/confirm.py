@@ -9,7 +9,7 @@ from ..lpa.config import UserError
 from ..lpa.data import check_fits
 from ..lpa.shards import Shards
 from .budget import ARMS
-from .course import Cell, Course
+from .course import Course
 from .drive import Runs, drive
 from .executor import Executor
 from .folder import SPACE
@@ -19,6 +19,7 @@ from .protocol import WINNER
 from .proxy import Job, Recipe
 from .results import read_study
 from .space import Space
+from .sweep import Cell
 from .variants import Variant, as_listed, sized, sizes, variants
 from .widths import guesses
 
@@ -129,7 +130,7 @@ class _Cells:
         if state.is_late:
             return None
         if self.left:
-            return self.left.pop(0)
+            return self.left.pop(0) if state.affords(state.whole(self.left[0]), protocol.tokens) else None
         under_way = {job.trained for job in state.running.values()}
         cell = next((cell for cell in state.wanted if cell.key not in under_way), None)
         if cell is None or not state.affords(cell.variant.tokens, protocol.tokens):

@@ -64,13 +64,13 @@ class ArmResult:
     tried: tuple[Tried, ...]
     """Ascending rates."""
     lr: float | None
-    """The best of them on validation, at which the arm is judged; None when none has been chosen yet, or none trains."""
+    """The best one by them on validation, at which the arm is judged; None when none has been chosen yet, or none trains."""
     at_edge: bool
     """The best one is the lowest or the highest that the protocol allowed to try."""
-    gap_nats: float | None
-    """Mean validation loss of the second best rate less that of the best; None when there is none."""
-    gap_error_nats: float | None
-    """Its standard error, from std_nats: two of them, and the sweep hardly told the two apart."""
+    bowl_nats: float | None
+    """Validation loss that the parabola foretells at lr; None where there is none, and lr is a rate that was tried."""
+    rate_missed_nats: float | None
+    """By how much the loss at lr exceeds that at the arm's best rate on average, as the sweep is noisy, by std_nats."""
     seeds: tuple[int, ...]
     """That decide, in order, those of runs that failed left out."""
     losses_nats: tuple[float, ...]

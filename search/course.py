@@ -7,10 +7,9 @@ from look to look.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 
@@ -18,58 +17,8 @@ from .claim import Comparison, Family, family_of, gather
 from .protocol import Match, Versus, VersusFamily
 from .proxy import Record
 from .space import Space
+from .sweep import Cell, Rate, Sweep
 from .variants import Variant
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """A run that the protocol asks for."""
-
-    variant: Variant
-    factor: float
-    """Of the proxy's learning rate."""
-    seed: int
-
-    @cached_property
-    def key(self) -> str:
-        """What is trained: cells with equal keys are one run."""
-        return f"{self.variant.trained(self.factor)} {self.seed}"
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A learning rate of an arm, and what the sweep's seeds have come to there."""
-
-    factor: float
-    losses: tuple[float, ...]
-    """Validation loss, nats, of each seed in order: infinite where it diverged, NaN where it failed."""
-
-    @property
-    def mean_nats(self) -> float:
-        """Over the seeds that did not fail; infinite where there is none."""
-        kept = [loss for loss in self.losses if not math.isnan(loss)]
-        return sum(kept) / len(kept) if kept else math.inf
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The learning rates of an arm."""
-
-    rates: tuple[Rate, ...]
-    """Those that all seeds have ended at, ascending."""
-    wanted: tuple[Cell, ...]
-    """Runs that it still needs."""
-
-    @property
-    def best(self) -> Rate | None:
-        """The rate of the lowest mean; None as long as runs are wanted, and when no rate trains."""
-        best = min(self.rates, key=lambda rate: rate.mean_nats, default=None)
-        return best if best is not None and not self.wanted and math.isfinite(best.mean_nats) else None
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether the best rate is the lowest or the highest that was tried."""
-        return self.best is not None and self.best in (self.rates[0], self.rates[-1])
 
 
 @dataclass(frozen=True)
@@ -81,6 +30,10 @@ class Pairs:
     """(seeds,) test loss of A less that of B, nats."""
     left_out: tuple[int, ...]
     """Seeds of which a run failed."""
+
+    def until(self, look: int) -> "Pairs":
+        """The first so many pairs; all of them for 0."""
+        return self if not look else Pairs(self.seeds[:look], self.differences[:look], self.left_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,19 +101,19 @@ class Course:
         return sum(each * one.tokens for one in models.values())
 
     def wanted(self) -> list[Cell]:
-        """The runs that are asked for next, first things first; none when all is settled or nothing more is allowed."""
+        """The runs that are asked for next, first things first; none when all is settled or nothing more is allowed. All sizes
+        come to their first look before any goes on, so that a budget which reaches it is not spent on one of them."""
         found = dict[str, Cell]()
-        for size in self.sizes:
-            for cell in self._wanted_at(size):
-                found.setdefault(cell.key, cell)
+        for cell in chain(*map(self._to_first_look, self.sizes), *map(self._further, self.sizes)):
+            found.setdefault(cell.key, cell)
         return list(found.values())
 
-    def _wanted_at(self, size: str) -> list[Cell]:
+    def _to_first_look(self, size: str) -> Iterator[Cell]:
+        """Of a size, its controls included."""
         here = [one for one in self.variants if one.size == size]
-        arms, controls = [one for one in here if not one.control], [one for one in here if one.control]
-        sweeps = self._untried(arms)
-        seeds = [] if sweeps else self._first(arms) or self._further(size)
-        return [*sweeps, *seeds, *self._untried(controls), *self._first(controls)]
+        for its in ([one for one in here if not one.control], [one for one in here if one.control]):
+            untried = self._untried(its)
+            yield from untried or self._first(its)
 
     def _untried(self, variants: Iterable[Variant]) -> list[Cell]:
         """What is missing for their learning rates."""
@@ -200,11 +153,11 @@ class Course:
         return Sweep(tuple(rates), tuple(wanted))
 
     def deciding(self, variant: Variant, count: int) -> list[Cell]:
-        """The first `count` seeds that decide, at the best rate; none when there is none."""
-        best = self.sweep(variant).best
-        if best is None:
+        """The first `count` seeds that decide, at the arm's rate; none when there is none."""
+        factor = self.sweep(variant).factor
+        if factor is None:
             return []
-        return [Cell(variant, best.factor, self.protocol.seed(self.space.seed, number)) for number in range(count)]
+        return [Cell(variant, factor, self.protocol.seed(self.space.seed, number)) for number in range(count)]
 
     def ended(self, variant: Variant) -> list[Cell]:
         """The deciding runs of an arm that have ended, in the order of their seeds."""
@@ -217,27 +170,37 @@ class Course:
         return sorted((cell for cell in cells if cell not in self), key=lambda cell: cell.seed)
 
     def _further(self, size: str) -> list[Cell]:
-        """What is missing for the next look at the comparisons of the claim that are open."""
+        """What is missing for the next look at the comparisons of the claim that are open, once all are at the first."""
+        arms = [one for one in self.variants if one.size == size and not one.control]
+        if self._untried(arms) or self._first(arms):
+            return []
         contests = self.contests(size, "claim")
-        cells = [cell for one, look in self.looks(contests).items() for cell in self._missing(one, look)]
+        cells = [cell for one, look in self.looks(contests)[1].items() for cell in self._missing(one, look)]
         return sorted(cells, key=lambda cell: cell.seed)
 
-    def looks(self, contests: Sequence[Contest]) -> dict[Contest, int]:
-        """The comparisons that go on, and the look in seeds that they come to next. All that are open come to a look before any
-        goes on; one that was settled at an earlier look stays so."""
+    def looks(self, contests: Sequence[Contest]) -> tuple[list[int], dict[Contest, int]]:
+        """Of a family of comparisons: the looks that each has been at, and the look in seeds that those which go on come to
+        next. All that are open come to a look before any goes on. One that is settled stays as it is: seeds that its arms are
+        given later, for others, do not count for it."""
         evidence = [gather(self.comparison(one), self.pairs(one).differences, self.protocol.plan) for one in contests]
         seen = [0] * len(contests)
         going = [number for number, one in enumerate(contests) if self._can(one)]
         for count, look in enumerate(self.protocol.plan.looks, 1):
             missing = [contests[number] for number in going if len(self.pairs(contests[number]).seeds) < look]
             if missing:
-                return dict.fromkeys(missing, look)
+                return seen, dict.fromkeys(missing, look)
             for number in going:
                 seen[number] = count
             so_far = [one.until(looks) for one, looks in zip(evidence, seen, strict=True)]
             settled = set[int]().union(*(family_of(so_far, family, self.protocol.plan) for family in SETTLE))
             going = [number for number in going if number not in settled]
-        return {}
+        return seen, {}
+
+    def judged(self, contests: Sequence[Contest]) -> list[Pairs]:
+        """The pairs of seeds by which each comparison of a family is judged: up to the last look that it has been at; all that
+        there are while it has been at none."""
+        looks = (0, *self.protocol.plan.looks)
+        return [self.pairs(one).until(looks[seen]) for one, seen in zip(contests, self.looks(contests)[0], strict=True)]
 
     def comparison(self, contest: Contest) -> Comparison:
         """What is to be shown of it."""

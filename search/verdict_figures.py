@@ -62,9 +62,14 @@ def mean_and_ends(losses: Sequence[float]) -> tuple[float, Ends]:
 # learning rates
 
 
+MEAN, JUDGED = -1, -2
+"""In place of a seed: the mean of a rate, and the rate at which an arm is judged."""
+
+
 def rate_rows(found: Confirmation) -> pd.DataFrame:
-    """A row a run of a sweep, its seeds counted from 0, and one, of seed -1, for the mean of each rate; by size and panel.
-    `loss_nats` is NaN for a run that diverged or failed, and for the mean of a rate at which any has diverged."""
+    """A row a run of a sweep, its seeds counted from 0; one of seed MEAN for the mean of each rate; and one of seed JUDGED for
+    the rate at which the arm is judged, with the loss that is foretold there; by size and panel. `loss_nats` is NaN for a run
+    that diverged or failed, and for the mean of a rate at which any has diverged."""
     rows = [
         {
             "size": size,
@@ -72,17 +77,25 @@ def rate_rows(found: Confirmation) -> pd.DataFrame:
             "arm": one.arm,
             "control": one.control or "",
             "name": one.name if one.control else one.arm,
-            "lr": tried.lr,
+            "lr": lr,
             "seed": seed,
             "loss_nats": math.nan if loss is None else loss,
-            "chosen": tried.lr == one.lr,
         }
         for size, panel, its in _rate_panels(found)
         for one in its
-        for tried in one.tried
-        for seed, loss in [(-1, tried.mean_nats), *enumerate(tried.losses_nats)]
+        for lr, seed, loss in _points(one)
     ]
-    return pd.DataFrame(rows, columns=["size", "panel", "arm", "control", "name", "lr", "seed", "loss_nats", "chosen"])
+    return pd.DataFrame(rows, columns=["size", "panel", "arm", "control", "name", "lr", "seed", "loss_nats"])
+
+
+def _points(one: ArmResult) -> Iterator[tuple[float, int, float | None]]:
+    """Rate, seed as in rate_rows, and loss."""
+    for tried in one.tried:
+        yield tried.lr, MEAN, tried.mean_nats
+        yield from ((tried.lr, seed, loss) for seed, loss in enumerate(tried.losses_nats))
+    if one.lr is not None:
+        there = next((tried.mean_nats for tried in one.tried if tried.lr == one.lr), None)
+        yield one.lr, JUDGED, there if one.bowl_nats is None else one.bowl_nats
 
 
 def _rate_panels(found: Confirmation) -> Iterator[tuple[str, str, list[ArmResult]]]:
@@ -113,7 +126,7 @@ def _rates(title: str, rows: pd.DataFrame, style: dict[str, tuple[str, str]], of
             figure.add_trace(trace.update(legendgroup=str(number)))
     if rows["loss_nats"].isna().any():
         figure.add_annotation(text="diverged or failed", xref="paper", x=0, xanchor="left", y=top, yshift=10, showarrow=False)
-    rates = sorted(set(rows["lr"]))
+    rates = sorted(set(rows[rows["seed"] == MEAN]["lr"]))
     lay_out(figure, title, "learning rate (lr)", VALID)
     figure.update_xaxes(type="log", tickvals=rates, ticktext=[f"{rate:.3g}" for rate in rates])
     figure.update_yaxes(range=[low - edge, top + 2 * edge])
@@ -126,7 +139,7 @@ def _rate_curve(name: str, rows: pd.DataFrame, style: tuple[str, str], top: floa
     control = rows["control"].iloc[0]
     dash, suffix = CONTROLS[control]
     label = plain(short(rows["arm"].iloc[0], 18)) + (f", {control}" if control else "")
-    means, runs = rows[rows["seed"] < 0].sort_values("lr"), rows[rows["seed"] >= 0]
+    means, runs = rows[rows["seed"] == MEAN].sort_values("lr"), rows[rows["seed"] >= 0]
     yield go.Scatter(
         x=means["lr"],
         y=means["loss_nats"],
@@ -137,7 +150,7 @@ def _rate_curve(name: str, rows: pd.DataFrame, style: tuple[str, str], top: floa
         text=[plain(name)] * len(means),
         hovertemplate="<b>%{text}</b><br>rate %{x:.4g}<br>mean %{y:.4f} nats<extra></extra>",
     )
-    ended, lost, best = runs[runs["loss_nats"].notna()], runs[runs["loss_nats"].isna()], means[means["chosen"]]
+    ended, lost, best = runs[runs["loss_nats"].notna()], runs[runs["loss_nats"].isna()], rows[rows["seed"] == JUDGED]
     dots = {"mode": "markers", "showlegend": False, "hoverinfo": "skip"}
     yield go.Scatter(x=ended["lr"], y=ended["loss_nats"], marker={"color": colour, "size": 5, "opacity": 0.55}, **dots)
     cross = {"symbol": "x-thin", "size": 10, "line": {"width": 2, "color": colour}}

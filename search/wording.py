@@ -9,6 +9,10 @@ from .protocol import Match
 VERDICTS: tuple[Verdict, ...] = ("confirmed", "refuted", "inconclusive")
 
 
+MISSED = 0.25
+"""Of the smallest effect that matters: what an arm may lose by an uncertain rate without a word (assumption)."""
+
+
 def headline(found: Confirmation) -> str:
     """The claim's verdict at every size and match, in a line."""
     where = {
@@ -164,15 +168,15 @@ def _minded(found: Confirmation) -> Iterator[str]:
     """What makes a comparison worth less than it looks."""
     if found.winner_is is not None:
         yield f"The search's winner is the arm '{found.winner_is}': its runs are that arm's."
-    unsure = [
-        f"{_where(arm)} ({arm.gap_nats:.4f} ± {arm.gap_error_nats:.4f} nats)"
+    missed = [
+        f"{_where(arm)} ({arm.rate_missed_nats:.4f} nats)"
         for arm in found.arms
-        if arm.gap_nats is not None and arm.gap_error_nats is not None and arm.gap_nats < 2 * arm.gap_error_nats
+        if arm.rate_missed_nats is not None and arm.rate_missed_nats > MISSED * found.matters_nats
     ]
-    if unsure:
+    if missed:
         yield (
-            "Verdicts are of the arms at the learning rates that their sweeps chose. Hardly told from the next one, by the "
-            f"difference with its standard error, is that of {_list(unsure)}; more seeds a rate would (confirm.seeds.sweep)."
+            "Verdicts are of the arms at the rates that their sweeps led to. By noise alone these cost on average more "
+            f"than the best ones would: {_list(missed)}. More seeds a rate (confirm.seeds.sweep) make it less."
         )
     edge = [f"{_where(arm)} ({arm.lr:.3g})" for arm in found.arms if arm.at_edge and arm.lr is not None]
     if edge:

@@ -21,8 +21,9 @@ class Arm:
             for factor in sorted({factor for factor, _ in by})
             if all((factor, one) in by for one in sweep)
         }
-        self.factor = self.best()
-        self.edge = self.factor in (min(self.tried, default=None), max(self.tried, default=None))
+        best = self.best()
+        self.edge = best in (min(self.tried, default=None), max(self.tried, default=None))
+        self.factor = best if best is None or self.edge else self.lowest(best)
         self.lr = None if self.factor is None else base * self.factor
         count = range(2 * protocol.seeds.most + 1)
         self.deciding = {seed + protocol.seeds.sweep + n: None for n in count}
@@ -49,6 +50,20 @@ class Arm:
         beyond |= {max(self.tried): sum(one > factors[-1] for one in self.tried)}
         ended = beyond.get(best, self.protocol.lr_extend) == self.protocol.lr_extend
         return best if ended and math.isfinite(self.mean(best)) else None
+
+    def lowest(self, best):
+        """Of the parabola by least squares, between the best rate's neighbours."""
+        rates = list(self.tried)
+        place = rates.index(best)
+        low, high = rates[place - 1], rates[place + 1]
+        near = [factor for factor in rates[max(0, place - 2) : place + 3] if math.isfinite(self.mean(factor))]
+        if not {low, high} <= set(near):
+            return best
+        bend, slope, _ = np.polyfit(np.log2(near), [self.mean(factor) for factor in near], 2)
+        if bend < 1e-9:
+            return best
+        found = min(max(2 ** (-slope / bend / 2), low), high)
+        return round(found, 2 - math.floor(math.log10(found)))
 
     def seeds(self, status):
         return " ".join(str(one) for one, its in self.deciding.items() if its is not None and its.status == status) or None

@@ -47,7 +47,7 @@ def test_effects_are_seen_about_as_often_as_the_plan_predicts():
 def test_rates_that_were_chosen_on_noise_are_held_against_both_truths():
     found = measure("rates, curve 1", 60, 0)
     assert found.false_confirmed <= most(0.05, 60)
-    assert found.false_confirmed_best >= found.false_confirmed
+    assert found.false_confirmed_best <= most(0.1, 60)  # 27 % where the lowest mean is taken as it is
 
 
 def test_the_verdicts_are_those_of_the_program():

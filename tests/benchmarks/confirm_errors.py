@@ -62,13 +62,20 @@ class Truth:
     freedom: int | None = None
     """Degrees of freedom of noise that is t-distributed; normal when left out. Of the same deviation."""
     curve: float = 0.0
-    """What half or twice the best rate (1) costs, over NOISE_NATS; four times that at a quarter. 0: every rate is as good."""
+    """What half or twice the best rate costs, over NOISE_NATS; four times that at a quarter. 0: every rate is as good."""
+    octaves: Mapping[str, float] = field(default_factory=dict)
+    """Of the best rate over 1, by arm; 0 when left out."""
     settings: tuple[str, ...] = ()
     """Keys of the protocol that are set otherwise."""
 
     def nats(self, arm: str, factor: float) -> float:
         """The true loss at a rate, less that of dense at its best one."""
-        return -self.effect_nats * (arm == "attention") + self.curve * NOISE_NATS * math.log2(factor) ** 2
+        off = math.log2(factor / self.best(arm))
+        return -self.effect_nats * (arm == "attention") + self.curve * NOISE_NATS * off**2
+
+    def best(self, arm: str) -> float:
+        """Its best rate, over the proxy's."""
+        return 2.0 ** self.octaves.get(arm, 0.0)
 
     def noise(self, arm: str, common: float, random: np.random.Generator) -> float:
         """Of a run. common: its seed's."""
@@ -82,6 +89,7 @@ def _draw(truth: Truth, random: np.random.Generator) -> float:
     return float(random.standard_t(truth.freedom)) * math.sqrt((truth.freedom - 2) / truth.freedom)
 
 
+BETWEEN = {"dense": 0.5, "attention": -0.3, "ffn": 0.2, "both": -0.5}
 NULL, MATTERS_NATS = Truth(), math.log1p(0.01)
 ALL = ("confirm.matches=[width, params, flops]",)
 UNEQUAL = {"dense": 1.0, "attention": 2.0, "ffn": 0.5, "both": 1.5}
@@ -101,6 +109,7 @@ TRUTHS: dict[str, Truth] = {
     **{f"rates, curve {curve:g}": replace(NULL, curve=curve) for curve in (0.5, 1.0, 2.0, 4.0)},
     "rates, curve 1, 6 seeds a rate": replace(NULL, curve=1.0, settings=("confirm.seeds.sweep=6",)),
     "rates, curve 1, noise 1 : 2 : 0.5 : 1.5": replace(NULL, curve=1.0, stds=UNEQUAL),
+    "rates, curve 1, best rates between those tried": replace(NULL, curve=1.0, octaves=BETWEEN),
 }
 
 
@@ -166,11 +175,10 @@ def judge(truth: Truth, records: Sequence[Record]) -> list[Judged]:
 
 
 def _judged(truth: Truth, course: Course, one: Contest, seeds: int, verdict: Verdict) -> Judged:
-    rates = [course.sweep(arm).best for arm in (one.a, one.b)]
-    assert rates[0] is not None
-    assert rates[1] is not None
-    at = [truth.nats(arm.arm, rate.factor) for arm, rate in zip((one.a, one.b), rates, strict=True) if rate is not None]
-    best = truth.nats(one.a.arm, 1.0) - truth.nats(one.b.arm, 1.0)
+    factors = [course.sweep(arm).factor for arm in (one.a, one.b)]
+    assert None not in factors
+    at = [truth.nats(arm.arm, factor) for arm, factor in zip((one.a, one.b), factors, strict=True) if factor is not None]
+    best = truth.nats(one.a.arm, truth.best(one.a.arm)) - truth.nats(one.b.arm, truth.best(one.b.arm))
     return Judged(verdict, one.matches, seeds, best, at[0] - at[1])
 
 

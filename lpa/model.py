@@ -3,6 +3,7 @@
 import hashlib
 import math
 from functools import cached_property
+from itertools import groupby
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -144,12 +145,16 @@ class ModelConfig(Config):
 
     @property
     def ranks_text(self) -> str:
-        """The resolved ranks of the first low-rank layer: `q16 k16`; nothing when there is none."""
-        for layer in range(self.n_layers):
-            ranks = {name: self.rank(layer, name) for name in self.projections}
-            if any(ranks.values()):
-                return " ".join(f"{name}{rank}" for name, rank in ranks.items() if rank is not None)
-        return ""
+        """The resolved ranks: `q16 k16`, of each band of layers that are alike; nothing when there is none."""
+        texts = [(layer, self._ranks_of(layer)) for layer in range(self.n_layers)]
+        bands = [(text, [layer for layer, _ in its]) for text, its in groupby(texts, key=lambda one: one[1])]
+        if len(bands) == 1:
+            return bands[0][0]
+        return "; ".join(f"{layers[0]}-{layers[-1]} {text}" for text, layers in bands if text)
+
+    def _ranks_of(self, layer: int) -> str:
+        ranks = {name: self.rank(layer, name) for name in self.projections}
+        return " ".join(f"{name}{rank}" for name, rank in ranks.items() if rank is not None)
 
     def has_bias(self, layer: int, name: str) -> bool:
         """Whether a projection has a bias."""

@@ -12,6 +12,7 @@ from . import folder, live, preparing
 from .checkpoints import CHECKPOINTS
 from .executor import Setup
 from .interrupt import Interrupt
+from .ledger import CONFIRM, SEARCH
 from .presets import load_space
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def opened(space: "Space") -> "Shards":
 def search(space: str, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> bool:
     """Search a space, and leave tables, a page and the winner's config; whether any candidate was trained to its end."""
     loaded = load_space(space, settings)
-    place = folder.check_folder(out or Path("runs") / loaded.name)
+    place = folder.check_kind(out or Path("runs") / loaded.name, SEARCH)
     shards = opened(loaded)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
     with folder.held(place), live.written(place) as write:
@@ -87,12 +88,12 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
     """Confirm a study's claim, and leave the verdict, tables and a page."""
     from . import confirm, screen, terminal, widths
     from .conclude import conclude
-    from .variants import variants
+    from .variants import guesses, variants
     from .verdict import write_verdict
 
     space = confirm.resolved(directory, storage, settings)
-    place = folder.check_folder(out or directory / "confirm")
-    arms = variants(space, widths.guesses(space))
+    place = folder.check_kind(out or directory / "confirm", CONFIRM)
+    arms = variants(space, guesses(space))
     shards = opened(space)
     confirm.check(space, arms, shards)
     with folder.held(place), live.written(place) as write:

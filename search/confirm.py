@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -14,14 +15,14 @@ from .drive import Runs, drive
 from .executor import Executor
 from .folder import SPACE
 from .ledger import CONFIRM, Ledger
+from .outlook import check_budget
 from .presets import load_space
 from .protocol import WINNER
 from .proxy import Job, Recipe
 from .results import read_study
 from .space import Space
 from .sweep import Cell
-from .variants import Variant, as_listed, sized, sizes, variants
-from .widths import guesses
+from .variants import Variant, as_listed, sized, sizes
 
 
 class Watcher(Protocol):
@@ -43,7 +44,12 @@ class Confirming(Runs):
         """Of the runs that are not begun yet, as far as is known by now: how many, and their tokens."""
         under_way = {job.trained for job in self.running.values()}
         cells = [cell for cell in self.wanted if cell.key not in under_way and not self.stopping]
-        return len(cells), sum(cell.variant.tokens for cell in cells)
+        tokens, budget = [cell.variant.tokens for cell in cells], self.space.confirm.tokens
+        if budget is None:
+            return len(tokens), sum(tokens)
+        left = budget - self.tokens - sum(map(self.whole, self.running.values()))
+        reached = [total for total in accumulate(tokens) if total <= left]
+        return len(reached), max(reached, default=0)
 
     @property
     def minutes(self) -> float | None:
@@ -71,47 +77,27 @@ def resolved(folder: Path, storage: str | None, settings: Sequence[str]) -> Spac
     found = read_study(folder, storage)
     space = load_space(str(folder / SPACE), settings)
     protocol = space.confirm
+    seen = {record.seed for record in (*found.records, *found.seeds)}
+    if seen & set(range(space.seed + protocol.seeds.offset, protocol.seed(space.seed, 2 * protocol.seeds.most + 1))):
+        raise UserError("confirm.seeds.offset: the search has seen some of these seeds; expected others")
     if WINNER not in protocol.arms or WINNER in protocol.placements:
         return space
     if found.winner is None:
         raise UserError(f"{folder}: no candidate has a loss, so there is no winner; leave it out of confirm.arms, or search on")
-    placements = protocol.placements | {WINNER: as_listed(space, found.winner)}
+    placements = protocol.placements | {WINNER: as_listed(found.space, found.winner)}
     return space.change(confirm=protocol.change(placements=placements))
 
 
 def check(space: Space, arms: Sequence[Variant], shards: Shards) -> None:
     """Raises UserError, before anything runs, when the protocol cannot be followed: a budget that ends before the first look,
     or too little text."""
-    protocol, least = space.confirm, Course(space, arms, []).least
-    if protocol.tokens is not None and protocol.tokens < least:
-        seeds = protocol.seeds
-        raise UserError(
-            f"confirm.tokens: {protocol.tokens:,} do not reach the first look: {least:,} are needed, for "
-            f"{len(protocol.lr_factors)} learning rates x {seeds.sweep} seeds and {seeds.first} further seeds of "
-            f"{len({one.trained(1.0) for one in arms})} models"
-        )
+    check_budget(Course(space, arms, []))
     for size in sizes(space):
         config = sized(space, size)
         check_fits(shards, config.data, config.steps * config.batch_tokens, config.model)
         window = config.model.context + 1
         if (found := shards.tokens["test"]) < window:
             raise UserError(f"data: too little test text in {config.data.name}: {found:,} tokens found, {window:,} needed")
-
-
-def outlook(space: Space) -> str:
-    """What a confirmation would train up to its first look, or why it would be refused, in a line."""
-    protocol = space.confirm
-    try:
-        arms = variants(space, guesses(space))
-    except UserError as error:
-        return f"would be refused: {error}"
-    course, models = Course(space, arms, []), {one.trained(1.0) for one in arms}
-    runs = len(models) * (len(protocol.lr_factors) * protocol.seeds.sweep + protocol.seeds.first)
-    more = " and the winner's" if WINNER in protocol.arms and WINNER not in protocol.placements else ""
-    return (
-        f"{', '.join(one.text for one in protocol.versus('claim'))}; at equal {', '.join(protocol.matches)}; "
-        f"{len(models)} models{more}, {len(course.sizes)} sizes; {runs} runs and {course.least:,} tokens up to the first look"
-    )
 
 
 class _Cells:

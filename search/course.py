@@ -9,6 +9,7 @@ from look to look.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, product
 
 import numpy as np
@@ -93,12 +94,20 @@ class Course:
                     found[key] = Contest(one, (*(found[key].matches if key in found else ()), match), a, b)
         return list(found.values())
 
+    @cached_property
+    def models(self) -> list[Variant]:
+        """One for each model that is trained."""
+        return list({one.trained(1.0): one for one in self.variants}.values())
+
+    @property
+    def runs_each(self) -> int:
+        """Of a model, up to the first look, no rate being added to its sweep."""
+        return len(self.protocol.lr_factors) * self.protocol.seeds.sweep + self.protocol.seeds.first
+
     @property
     def least(self) -> int:
-        """Training tokens of all runs up to the first look at everything."""
-        seeds, models = self.protocol.seeds, {one.trained(1.0): one for one in self.variants}
-        each = len(self.protocol.lr_factors) * seeds.sweep + seeds.first
-        return sum(each * one.tokens for one in models.values())
+        """Training tokens of all runs up to the first look at everything, no rate being added to any sweep."""
+        return sum(self.runs_each * one.tokens for one in self.models)
 
     def wanted(self) -> list[Cell]:
         """The runs that are asked for next, first things first; none when all is settled or nothing more is allowed. All sizes

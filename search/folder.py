@@ -24,6 +24,10 @@ from .storage import shown
 SPACE, DATABASE, ENVIRONMENT, RECORDS, LOCK = "space.yaml", "study.db", "environment.json", "records.jsonl", ".lock"
 
 
+WORDS = {SEARCH: "search", CONFIRM: "confirmation"}
+"""What a study is of."""
+
+
 def storage_url(folder: Path) -> str:
     """The URL of the folder's own SQLite file."""
     return f"sqlite:///{(folder / DATABASE).absolute()}"
@@ -33,6 +37,14 @@ def study_name(folder: Path, url: str | None) -> str:
     """The name of its Optuna studies: the folder's on a server, which holds many, and always the same in the folder's own
     file, so that the folder may be moved."""
     return folder.resolve().name if url else "lpanas"
+
+
+def check_kind(folder: Path, of: str) -> Path:
+    """A folder of a search, or of a confirmation, by check_folder. Raises UserError when it holds the other."""
+    folder = check_folder(folder)
+    if (folder / ENVIRONMENT).exists() and (kind := study_in(folder, None)[1]) != of:
+        raise UserError(f"--out {folder}: holds a {WORDS[kind]}; expected a new folder, or that of a {WORDS[of]}")
+    return folder
 
 
 def check_folder(folder: Path, marker: str = ENVIRONMENT) -> Path:
@@ -121,7 +133,9 @@ def environment(space: Space) -> dict[str, Any]:
 def driven(folder: Path, space: Space, content: str, url: str | None, study: Path | None = None) -> Generator[Ledger]:
     """The ledger of a held folder, checked to be this space's on this data, and driven by this process alone. study: the folder
     of the search, for a confirmation in the other one. Raises UserError."""
-    of, name = (SEARCH, study_name(folder, url)) if study is None else (CONFIRM, study_name(study, url))
+    of, name = (SEARCH if study is None else CONFIRM), study_name(study or folder, url)
+    if study is not None and url:  # a study may have several, each in a folder of its own
+        name = f"{name}/{folder.resolve().name}"
     ledger = open_ledger(space, url or storage_url(folder), name, of=of)
     with closing(ledger), ledger.held():
         ledger.check(content)

@@ -5,13 +5,11 @@ from contextlib import closing
 from pathlib import Path
 
 from ..lpa.config import UserError, read_yaml
-from .folder import DATABASE, RECORDS, SPACE, storage_url, study_in
-from .ledger import CONFIRM, SEARCH, open_ledger
+from .folder import DATABASE, RECORDS, SPACE, WORDS, storage_url, study_in
+from .ledger import open_ledger
 from .presets import parse_space
 from .proxy import Record
 from .space import Space
-
-WORDS = {SEARCH: "search", CONFIRM: "confirmation"}
 
 
 def read_folder(folder: Path, url: str | None, of: str) -> tuple[Space, list[Record]]:

@@ -11,8 +11,8 @@ from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
 from . import wording
 from .budget import ARMS
-from .confirm import outlook
 from .confirmation import ComparisonResult, Confirmation
+from .outlook import outlook
 from .proxy import Record
 from .results import Results
 from .space import Space
@@ -77,6 +77,7 @@ def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:
     """One screen: the claim and its verdict, every comparison, what the controls and the ladder say, where things are."""
     console.print(f"The claim: {wording.claim(found)}", markup=False)
     console.print(f"{wording.headline(found)}.", markup=False, style="bold")
+    console.print(wording.terms(found), markup=False)
     for title, its in wording.grouped(found):
         begun = any(one.n for one in its)
         console.print(_comparisons(title, its) if begun else Text(f"{title} (no pairs of seeds yet)", style="bold"))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +22,7 @@ from .space import Space, rank_key
 WARMUP = 0.05
 """Of the steps, in the control of a proxy that has no warm-up (assumption: the presets' share)."""
 MEASURES: dict[str, Callable[[ModelConfig], int]] = {"params": body_params, "flops": flops_per_token}
+STEP_SECONDS: Match = "step_seconds"
 RULES: dict[str, Rebalance] = {"width": "none", "params": "params", "flops": "flops"}
 
 
@@ -115,10 +116,20 @@ def low_rank_targets(space: Space) -> dict[str, ModelConfig]:
     return found
 
 
+def guesses(space: Space) -> Mapping[str, int]:
+    """Widths that stand in for the measured ones when a protocol is looked at beforehand: those of equal FLOPs. Nothing where
+    the protocol asks for none. Raises UserError."""
+    if STEP_SECONDS not in space.confirm.matches:
+        return {}
+    return {arm: rebalance(placed, "flops").d_ff for arm, placed in low_rank_targets(space).items()}
+
+
 def variants(space: Space, widths: Widths) -> list[Variant]:
     """All that is trained: a size after the other, the controls of each at its end. Raises UserError for a size that cannot
-    be, an arm that cannot be matched, and a comparison of two arms that are one model."""
+    be, or is no larger than the one before it, an arm that cannot be matched, and a comparison of two arms that are one
+    model."""
     found = list[Variant]()
+    _check_ladder(space)
     for size in sizes(space):
         config = sized(space, size)
         for match in space.confirm.matches:
@@ -128,6 +139,18 @@ def variants(space: Space, widths: Widths) -> list[Variant]:
         _check_differ(space, here)
         found += _controls(space, here)
     return found
+
+
+def _check_ladder(space: Space) -> None:
+    """Raises UserError for sizes that do not grow, by the training FLOPs of a dense run."""
+    configs = [(size.name, sized(space, size)) for size in sizes(space)]
+    flops = [(name, one.steps * one.batch_tokens * flops_per_token(one.model)) for name, one in configs]
+    for (small, least), (large, most) in pairwise(flops):
+        if most <= least:
+            raise UserError(
+                f"confirm.sizes: smallest first, but a run of '{large}' has {most:.3g} training FLOPs and one of '{small}' "
+                f"{least:.3g}"
+            )
 
 
 def _check_differ(space: Space, of: Sequence[Variant]) -> None:

@@ -11,7 +11,7 @@ from .ladder_figures import effect_figures, rank_figures
 from .page import div, rendered
 from .space import Space
 from .verdict_figures import cost_figures, rate_figures
-from .wording import claim, headline, sections
+from .wording import claim, headline, sections, terms
 
 
 def write_page(found: Confirmation, space: Space, place: Path) -> Path:
@@ -25,6 +25,7 @@ def write_page(found: Confirmation, space: Space, place: Path) -> Path:
         sizes={shape.name: shape for shape in found.sizes},
         claim=claim(found),
         headline=headline(found),
+        terms=terms(found),
         sections=sections(found),
         forest=div(forest_figure(comparison_rows(found), VERDICTS, found.matters_nats)),
         rates=[div(figure) for figure in rate_figures(found)],

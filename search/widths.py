@@ -10,19 +10,16 @@ import torch
 from rich.console import Console
 
 from ..lpa.config import Config, UserError
-from ..lpa.cost import rebalance
 from ..lpa.files import replace_text
 from ..lpa.model import ModelConfig
 from . import timing
 from .equal_time import COVERAGE, WITHIN
 from .ledger import CONFIRM, Ledger
-from .protocol import Match
 from .space import Space
 from .timing import Say, Task, Timings
-from .variants import low_rank_targets
+from .variants import STEP_SECONDS, low_rank_targets
 
 FILE = "step_seconds.json"
-MATCH: Match = "step_seconds"
 Device = Literal["cpu", "cuda"]
 
 
@@ -76,20 +73,12 @@ class StepSeconds(Config):
         return {arm: its.d_ff for arm, its in self.measured.arms.items()}
 
 
-def guesses(space: Space) -> Mapping[str, int]:
-    """Widths that stand in for the measured ones when a protocol is looked at beforehand: those of equal FLOPs. Nothing where
-    the protocol asks for none. Raises UserError."""
-    if MATCH not in space.confirm.matches:
-        return {}
-    return {arm: rebalance(placed, "flops").d_ff for arm, placed in low_rank_targets(space).items()}
-
-
 def of(space: Space, folder: Path, place: Place) -> StepSeconds | None:
     """The widths of a confirmation: those in its folder, or measured now; None where none are asked for. Writes nothing.
 
     Raises UserError when those in the folder are another protocol's, and when none can be measured.
     """
-    if MATCH not in space.confirm.matches:
+    if STEP_SECONDS not in space.confirm.matches:
         return None
     arms = low_rank_targets(space)
     asked = _asked(space, arms, "cuda" if place.device == "cuda" else "cpu")
@@ -111,7 +100,7 @@ def of(space: Space, folder: Path, place: Place) -> StepSeconds | None:
 def kept(space: Space, folder: Path) -> Mapping[str, int]:
     """The widths in a confirmation's folder, by arm; nothing where the protocol asks for none. Raises UserError when they are
     missing, or another protocol's."""
-    if MATCH not in space.confirm.matches:
+    if STEP_SECONDS not in space.confirm.matches:
         return {}
     path = folder / FILE
     if not path.exists():

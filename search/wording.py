@@ -9,6 +9,8 @@ from .protocol import Match
 VERDICTS: tuple[Verdict, ...] = ("confirmed", "refuted", "inconclusive")
 
 
+FIXED = "intervals of 95 %, as if the seeds had been fixed beforehand"
+"""What they are, as they stand beside p that the looks are counted in."""
 MISSED = 0.25
 """Of the smallest effect that matters: what an arm may lose by an uncertain rate without a word (assumption)."""
 
@@ -26,6 +28,14 @@ def headline(found: Confirmation) -> str:
         told = [f"{found.claims[0].verdict} at every size and match"]
     text = f"the claim is {'; '.join(told)}"
     return _sentence_case(text) if found.finished else f"So far, as it has not come to its end, {text}"
+
+
+def terms(found: Confirmation) -> str:
+    """What the verdicts mean."""
+    return (
+        "Confirmed: every part of the claim is shown, however little the difference. Refuted: a part is shown not to reach "
+        f"the {found.matters_ppl_percent:g} % of perplexity that matter. Of each size by itself, at the rates of the sweeps."
+    )
 
 
 def claim(found: Confirmation) -> str:
@@ -46,8 +56,11 @@ def remarks(found: Confirmation) -> list[Section]:
     """What is to be said besides the comparisons by themselves; a section that has nothing to say is left out."""
     all_of_it: list[Section] = [
         ("Not settled", list(_open(found))),
-        ("Is it placement? (nats, 95 % intervals)", list(_controls(found))),
-        ("From size to size", [ladder(found, step) for step in found.ladder]),
+        ("Is it placement? (nats; intervals of 95 %, estimates that are not judged)", list(_controls(found))),
+        (
+            "From size to size (intervals of 95 % and orders as if the seeds had been fixed beforehand)",
+            [ladder(found, step) for step in found.ladder],
+        ),
         ("To mind", list(_minded(found))),
         ("Spent", [f"{found.runs} runs and {found.tokens:,} training tokens in all."]),
     ]
@@ -79,17 +92,18 @@ def sentence(one: ComparisonResult, matters_ppl_percent: float) -> str:
 def _judged(one: ComparisonResult, matters_ppl_percent: float) -> str:
     if one.verdict == "inconclusive":
         return f"inconclusive (p {p(one.confirm_p_holm)} to confirm, {p(one.refute_p_holm)} to refute)"
-    shown = one.confirm_p_holm if one.verdict == "confirmed" else one.refute_p_holm
+    shown, what = one.confirm_p_holm if one.verdict == "confirmed" else one.refute_p_holm, f"{matters_ppl_percent:g} %"
     by = ""
-    if one.direction == "better" and one.verdict == "confirmed" and one.effect != "unknown":
-        what = f"the {matters_ppl_percent:g} % that matter"
-        by = f", by less than {what}" if one.effect == "less than matters" else f", by {what} or more"
-    return f"{one.verdict} (p {p(shown)}){by}"
+    if one.direction == "better" and one.verdict == "refuted":
+        by = f"; not better by the {what} that matter"
+    elif one.direction == "better" and one.effect != "unknown":
+        by = f"; by less than the {what} that matter" if one.effect == "less than matters" else f"; by {what} or more"
+    return f"{one.verdict} (p {p(shown)}{by})"
 
 
 def _size(found: Confirmation, name: str) -> Section:
     shape = next(one for one in found.sizes if one.name == name)
-    title = f"{name} (d_model {shape.d_model}, {shape.n_layers} layers, {shape.tokens:,} training tokens a run)"
+    title = f"{name} (d_model {shape.d_model}, {shape.n_layers} layers, {shape.tokens:,} training tokens a run; {FIXED})"
     its = [one for one in found.comparisons if one.size == name]
     told = [_sentence_case(sentence(one, found.matters_ppl_percent)) for one in its if one.n > 1]
     unknown = len(its) - len(told)
@@ -107,10 +121,17 @@ def _open(found: Confirmation) -> Iterator[str]:
         told = [f"{one.text} at equal {_list(one.matches)}: {_more(one)}" for one in its]
         if told:
             yield f"At {size.name}: {'; '.join(told)}."
+    if found.finished and any(one.verdict == "inconclusive" and one.more_seeds for one in found.comparisons):
+        yield (
+            "These looks are at their end. What settles it is another confirmation: its own --out, its own seeds "
+            "(confirm.seeds.offset), and as many of them in all (confirm.seeds.most)."
+        )
 
 
 def _more(one: ComparisonResult) -> str:
-    return f"about {one.more_seeds} more seeds" if one.more_seeds else "more seeds than there is sense in"
+    if not one.more_seeds:
+        return "more seeds than there is sense in"
+    return f"about {one.n + one.more_seeds} seeds in all, {one.more_seeds} more"
 
 
 def _controls(found: Confirmation) -> Iterator[str]:
@@ -166,6 +187,12 @@ def _far(found: Confirmation) -> str:
 
 def _minded(found: Confirmation) -> Iterator[str]:
     """What makes a comparison worth less than it looks."""
+    untrained = [_where(arm) for arm in found.arms if arm.lr is None and len(arm.tried) and _is_over(found, arm)]
+    if untrained:
+        yield f"No rate trains {_list(untrained)}: nothing can be said of it."
+    lost = [f"{_where(arm)} at {tried.lr:.3g}" for arm in found.arms for tried in arm.tried if None in tried.losses_nats]
+    if lost:
+        yield f"Runs of a sweep diverged or failed, and these rates were judged by what was left, or not taken: {_list(lost)}."
     if found.winner_is is not None:
         yield f"The search's winner is the arm '{found.winner_is}': its runs are that arm's."
     missed = [
@@ -186,7 +213,12 @@ def _minded(found: Confirmation) -> Iterator[str]:
         yield f"Runs diverged, and count as guessing: {_list(diverged)}."
     failed = [f"{_where(arm)} ({len(arm.failed)})" for arm in found.arms if arm.failed]
     if failed:
-        yield f"Runs failed, and other seeds stand in for them: {_list(failed)}."
+        yield f"Runs failed; in the claim's comparisons other seeds stand in for them: {_list(failed)}."
+
+
+def _is_over(found: Confirmation, arm: ArmResult) -> bool:
+    """Whether its sweep has ended: nothing else is asked for, or all rates are there and none has a mean."""
+    return found.finished or all(tried.mean_nats is None for tried in arm.tried)
 
 
 def _where(arm: ArmResult) -> str:

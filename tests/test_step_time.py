@@ -16,7 +16,7 @@ from lpanas.lpa.train import TrainConfig, accumulate, step
 from lpanas.search import equal_time, timing, widths
 from lpanas.search.equal_time import WITHIN, Grid, Ratio, equal_width, measure, median_interval
 from lpanas.search.timing import Task, Timings, timings
-from lpanas.search.variants import low_rank_targets, variants
+from lpanas.search.variants import guesses, low_rank_targets, variants
 from made_up import protocol_space
 from scipy.stats import binom
 
@@ -356,7 +356,7 @@ def test_where_runs_have_a_gpu_and_the_driver_has_none_nothing_is_measured(tmp_p
 def test_nothing_is_measured_where_step_seconds_is_no_match(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "measured", None)
     space = protocol_space("confirm.matches=[width, flops]")
-    assert widths.guesses(space) == {}
+    assert guesses(space) == {}
     assert widths.of(space, tmp_path, CPU) is None
 
 

@@ -179,7 +179,9 @@ class Recomputed(Judged):
 
     def moved(self, small, large, matches):
         for versus in self.protocol.versus("claim"):
-            xs = [paired(*(self.arm(size, name, matches[0]) for name in (versus.a, versus.b)))[0] for size in (small, large)]
+            xs = [
+                self.x[versus, *(self.arm(size, name, matches[0]) for name in (versus.a, versus.b))] for size in (small, large)
+            ]
             known = min(map(len, xs)) > 1
             welch = stats.ttest_ind(xs[1], xs[0], equal_var=False).confidence_interval(0.95) if known else None
             verdicts = [

@@ -48,6 +48,7 @@ class Judged:
             key = (one.size, one.arm, one.control, one.model.model_dump_json(), one.recipe.model_dump_json())
             groups.setdefault(key, []).append(one)
         self.arms = [Arm(space, its[0], [one.match for one in its], records) for its in groups.values()]
+        self.x = {}
         self.sizes = list(dict.fromkeys(one.variant.size for one in self.arms))
 
     def _looks(self):
@@ -80,20 +81,40 @@ class Judged:
             found, open_ = found | new, open_ - new
         return found
 
-    def judged(self, size, family, shown):
-        contests = self.contests(size, family)
-        xs, ways = [paired(a, b)[0] for _, a, b in contests], [SHOWN[versus.direction] for versus, _, _ in contests]
+    def settled(self, xs, ways):
+        """Those that are confirmed, and those that are refuted."""
         confirmed = self.rejected(xs, lambda x, alpha, n: all(self.crosses(x, one, alpha) for one in ways[n][0]))
-        refuted = self.rejected(
+        return confirmed, self.rejected(
             xs, lambda x, alpha, n: any(self.crosses(x, one, alpha / len(ways[n][1])) for one in ways[n][1])
         )
+
+    def counted(self, contests, ways):
+        """The differences that each is judged by: up to the look at which it was settled, others or not."""
+        there = [paired(a, b) for _, a, b in contests]
+        going = {n for n, (_, a, b) in enumerate(contests) if None not in (a.factor, b.factor)}
+        going = {n for n in going if there[n][1] <= self.protocol.seeds.most}
+        ends = [None] * len(there)
+        for look in self.looks:
+            if any(len(there[n][0]) < look for n in going):
+                break
+            ends = [look if n in going else end for n, end in enumerate(ends)]
+            going -= set().union(*self.settled([x[: end or 0] for (x, _), end in zip(there, ends, strict=True)], ways))
+        found = [x[:end] for (x, _), end in zip(there, ends, strict=True)]
+        self.x |= dict(zip(contests, found, strict=True))
+        return found
+
+    def judged(self, size, family, shown):
+        contests = self.contests(size, family)
+        ways = [SHOWN[versus.direction] for versus, _, _ in contests]
+        xs = self.counted(contests, ways)
+        confirmed, refuted = self.settled(xs, ways)
         much = self.rejected(xs, lambda x, alpha, n: ways[n] is SHOWN["better"] and self.crosses(x, (-1, "less"), alpha))
         mine = [row for row in shown if (row["size"], row["family"]) == (size, family)]
         assert len(mine) == len(xs)
         p = [[value(row[name]) for row in mine] for name in ("p with looks", "p refuting")]
         rows = []
         for n, ((versus, a, b), matches) in enumerate(contests.items()):
-            x, left_out = paired(a, b)
+            x, left_out = xs[n], paired(a, b)[1]
             verdict = "confirmed" if n in confirmed else "refuted" if n in refuted else "inconclusive"
             more, less = (much, refuted) if versus.direction == "better" else (refuted, confirmed)
             open_ = [self.protocol.alpha / max(len(xs) - len(its), 1) for its in (confirmed, refuted)]

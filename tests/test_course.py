@@ -129,6 +129,32 @@ def test_an_open_comparison_goes_on_alone_to_the_last_look(space):
     assert {arm.arm: len(arm.seeds) for arm in found.arms if not arm.control}["both"] == 3
 
 
+def test_seeds_that_come_for_others_do_not_change_what_was_settled():
+    """Attention against both is clear at once; more seeds of either come for other comparisons."""
+    space = protocol_space(
+        SEEDS, "confirm.claim=[attention better than both, attention better than dense, ffn better than both]"
+    )
+    losses = Losses(arms={"dense": 2.0, "attention": 1.995, "ffn": 2.298, "both": 2.3}, noise=0.01)
+    records = play(space, losses)
+    course = Course(space, variants(space, {}), records)
+    contests = course.contests("proxy", "claim")
+    found = {one.text: one for one in conclude(space, variants(space, {}), records).comparisons}
+    clear = found["attention better than both"]
+    assert len(course.pairs(contests[0]).seeds) == 8
+    assert clear.n < 8
+    assert clear.verdict == "confirmed"
+    assert clear.seeds == tuple(range(1002, 1002 + clear.n))
+    assert clear.mean_nats == pytest.approx(np.mean(course.pairs(contests[0]).differences[: clear.n]))
+
+
+def test_all_sizes_come_to_their_first_look_before_any_goes_on():
+    space = protocol_space(SEEDS, "confirm.sizes=[{name: small, tokens: 128}, {name: large}]")
+    records = play(space, Losses(noise=0.05))
+    further = [place for place, record in enumerate(records) if record.seed > 1004]
+    assert {records[place].params["size"] for place in further} == {"small", "large"}
+    assert max(place for place, record in enumerate(records) if record.seed <= 1004) < min(further)
+
+
 def test_without_a_difference_it_is_refuted_that_it_is_better_by_what_matters(space):
     losses = told_apart(attention=2.0)
     found = conclude(space, variants(space, {}), play(space, losses))

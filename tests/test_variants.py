@@ -144,12 +144,25 @@ def test_without_sizes_the_proxy_is_the_only_one():
 
 
 def test_a_size_may_train_longer_and_by_other_batches():
-    asked = "{name: a}, {name: b, tokens: 1000, batch_size: 6}, {name: c, batch_size: 6, microbatch: 3}"
+    asked = "{name: a}, {name: c, batch_size: 6, microbatch: 3}, {name: b, tokens: 1000, batch_size: 6}"
     space = protocol_space("proxy.microbatch=2", f"confirm={{beside: [], sizes: [{asked}]}}")
     recipes = [one.recipe for one in variants(space, {}) if (one.arm, one.match, one.control) == ("dense", "width", None)]
-    assert [(its.tokens, its.batch_size, its.microbatch) for its in recipes] == [(640, 4, 2), (1000, 6, None), (640, 6, 3)]
+    assert [(its.tokens, its.batch_size, its.microbatch) for its in recipes] == [(640, 4, 2), (640, 6, 3), (1000, 6, None)]
     tokens = {one.size: one.tokens for one in variants(space, {})}
     assert tokens == {"a": 640, "b": math.ceil(1000 / 96) * 96, "c": math.ceil(640 / 96) * 96}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ("{name: a}, {name: b}", "a run of 'b' has 2.53e+08 training FLOPs and one of 'a' 2.53e+08"),
+        ("{name: big, model: {d_model: 64}}, {name: little}", "a run of 'little' has 2.53e+08"),
+    ],
+)
+def test_sizes_that_do_not_grow_are_no_ladder(sizes, said):
+    with pytest.raises(UserError, match=r"confirm.sizes: smallest first, but ") as error:
+        variants(protocol_space(f"confirm={{beside: [], sizes: [{sizes}]}}"), {})
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(

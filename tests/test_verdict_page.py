@@ -155,8 +155,9 @@ def test_the_page_begins_with_the_verdict_and_what_it_rests_on(made):
     for case in CASES:
         _, _, found, page = made(case)
         text = " ".join(unescape(re.sub(r"<[^>]*>", " ", body(page).partition("<h2>The comparisons")[0])).split())
-        places = [text.index(" ".join(one.split())) for one in (headline(found), *said(found))]
-        assert places == sorted(places)
+        at = 0
+        for one in (headline(found), *said(found)):
+            at = text.index(" ".join(one.split()), at) + 1
 
 
 def said(found):

@@ -68,13 +68,22 @@ def test_a_confirmed_effect_that_is_less_than_matters_is_said_to_be():
     found = confirmed(losses)
     by_text = {one.text: wording.sentence(one, 1.0) for one in found.comparisons}
     assert "by less than the 1 % that matter" in by_text["attention better than dense"]
-    assert "by the 1 % that matter or more" in by_text["attention better than both"]
+    assert "by 1 % or more" in by_text["attention better than both"]
 
 
 def test_what_is_open_says_how_many_seeds_would_settle_it():
     found = confirmed(Losses(arms=CLEAR | {"attention": 1.995}, noise=0.01))
     one = next(one for one in found.comparisons if one.verdict == "inconclusive")
-    assert f"{one.text} at equal width: about {one.more_seeds} more seeds" in words(found, "Not settled")
+    said = f"{one.text} at equal width: about {one.n + one.more_seeds} seeds in all, {one.more_seeds} more"
+    assert said in words(found, "Not settled")
+    assert "another confirmation" in words(found, "Not settled")
+
+
+def test_a_refuted_effect_is_said_not_to_be_as_much_as_matters():
+    found = confirmed(Losses(arms=CLEAR | {"attention": 2.0 - 0.002}, noise=2e-3))
+    one = found.comparisons[0]
+    assert (one.verdict, one.mean_nats < 0) == ("refuted", True)
+    assert "; not better by the 1 % that matter)" in wording.sentence(one, 1.0)
 
 
 @pytest.mark.parametrize(

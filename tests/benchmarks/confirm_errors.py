@@ -167,7 +167,7 @@ def judge(truth: Truth, records: Sequence[Record]) -> list[Judged]:
     space, arms, _ = protocol(truth.settings)
     course = Course(space, arms, records)
     contests = course.contests(course.sizes[0], "claim")
-    differences = [course.pairs(one).differences for one in contests]
+    differences = [one.differences for one in course.judged(contests)]
     plan = course.protocol.plan
     evidence = [gather(course.comparison(one), x, plan) for one, x in zip(contests, differences, strict=True)]
     found = zip(contests, differences, verdicts(evidence, plan), strict=True)

@@ -44,6 +44,9 @@ def _folder(word: str) -> Path:
 Directory = Annotated[Path, typer.Argument(parser=_folder, metavar="DIR", help="A study's folder.")]
 Out = Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Folder of results.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. seed=1.")]
+Tokens = Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")]
+Minutes = Annotated[float | None, typer.Option(help="No new run starts after this long.")]
+Workers = Annotated[int | None, typer.Option(help="Runs at a time.")]
 Executors = Annotated[
     Literal["local", "ray"], typer.Option(help="Here, or on the Ray cluster at RAY_ADDRESS (without: a Ray of its own).")
 ]
@@ -55,9 +58,9 @@ def search(
     space: Annotated[str, typer.Argument(metavar="SPACE", help="A preset's name or a YAML file.")],
     out: Out = None,
     trials: Annotated[int | None, typer.Option(help="Candidates to train, the four arms included.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="No new run starts after this long.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    tokens: Tokens = None,
+    minutes: Minutes = None,
+    workers: Workers = None,
     executor: Executors = "local",
     storage: Storage = None,
     settings: Settings = None,
@@ -79,9 +82,9 @@ def search(
 def confirm(
     directory: Directory,
     out: Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Instead of DIR/confirm.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="No new run starts after this long.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    tokens: Tokens = None,
+    minutes: Minutes = None,
+    workers: Workers = None,
     executor: Executors = "local",
     storage: Storage = None,
     settings: Settings = None,
@@ -145,7 +148,10 @@ def report(directory: Directory, storage: Storage = None) -> None:
     from .results import read_study
 
     found = read_study(directory, storage)
-    terminal.print_results(found, {"page": write_report(found, directory)})
+    paths: dict[str, object] = {"page": write_report(found, directory)}
+    if (verdict := directory / "confirm" / "verdict.html").exists():
+        paths["its confirmation"] = verdict
+    terminal.print_results(found, paths)
 
 
 def _is_confirmation(directory: Path) -> bool:

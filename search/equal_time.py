@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from ..lpa.config import UserError
+from .protocol import WITHIN, missed
 
-WITHIN = 0.005
-"""What a match may miss, as a share of the dense arm's."""
 COVERAGE = 0.99
 """Of a ratio's interval at a look. With the looks there are, the last one missed the truth in 0.3 to 3.3 % of 300 simulated
 measurements (noise of 1 and 3 % a pair, truths from 0.97 to 1.0075)."""
@@ -26,14 +25,6 @@ WIDEST = 8
 
 Pair = tuple[float, float]
 """Seconds of a step of the dense arm and of one of the other, one right after the other."""
-
-
-def missed(d_ff: int, off: float, what: str, within: float = WITHIN) -> str:
-    """The nearest width is not near enough. off: from the dense arm's, as a share."""
-    return (
-        f"the nearest FFN, d_ff {d_ff}, has {off:+.2%} of the dense arm's {what}, and {within:.1%} may be missing; "
-        f"a wider or deeper model has finer steps"
-    )
 
 
 def median_interval(values: Sequence[float], coverage: float) -> tuple[float, float]:

@@ -17,11 +17,21 @@ from .statistics import FLIPS_MOST, Test
 Match = Literal["width", "params", "flops", "step_seconds"]
 Control = Literal["scaled", "init", "warmup"]
 VersusFamily = Literal["claim", "beside"]
+WITHIN = 0.005
+"""What a match may miss, as a share of the dense arm's."""
 WINNER = "winner"
 """The arm that the search has found."""
 VERBS: dict[str, Direction] = {"better than": "better", "no worse than": "no worse", "equivalent to": "equivalent"}
 BUDGET_KEYS = ("confirm.tokens", "confirm.minutes")
 """What may change between two calls on one confirmation."""
+
+
+def missed(d_ff: int, off: float, what: str, within: float = WITHIN) -> str:
+    """The nearest width is not near enough. off: from the dense arm's, as a share."""
+    return (
+        f"the nearest FFN, d_ff {d_ff}, has {off:+.2%} of the dense arm's {what}, and {within:.1%} may be missing; "
+        f"a wider or deeper model has finer steps"
+    )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from ..lpa.model import ModelConfig
 from ..lpa.step_time import Stepper
 from ..lpa.train import TrainConfig, is_bfloat16
 from . import nursery
-from .equal_time import FIRST, SECONDS, WITHIN, Grid, Pair, Ratio, equal_width, measure
+from .equal_time import FIRST, SECONDS, Grid, Pair, Ratio, equal_width, measure
 from .executor import EXIT_SECONDS, begin_work, cause_of, gpu_of
+from .protocol import WITHIN
 from .proxy import device_name, is_out_of_memory
 
 WHERE = "confirm.matches: step_seconds"

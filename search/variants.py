@@ -14,8 +14,7 @@ from ..lpa.model import ModelConfig
 from ..lpa.placement import Placement
 from ..lpa.train import TrainConfig
 from .budget import ARMS, Listed
-from .equal_time import WITHIN, missed
-from .protocol import Control, Match, Size
+from .protocol import WITHIN, Control, Match, Size, missed
 from .proxy import Recipe, Record, trained
 from .space import Space, rank_key
 

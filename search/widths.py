@@ -13,8 +13,9 @@ from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
 from ..lpa.model import ModelConfig
 from . import timing
-from .equal_time import COVERAGE, WITHIN
+from .equal_time import COVERAGE
 from .ledger import CONFIRM, Ledger
+from .protocol import WITHIN
 from .space import Space
 from .timing import Say, Task, Timings
 from .variants import STEP_SECONDS, low_rank_targets

@@ -14,7 +14,8 @@ from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.step_time import Stepper
 from lpanas.lpa.train import TrainConfig, accumulate, step
 from lpanas.search import equal_time, timing, widths
-from lpanas.search.equal_time import WITHIN, Grid, Ratio, equal_width, measure, median_interval
+from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval
+from lpanas.search.protocol import WITHIN
 from lpanas.search.timing import Task, Timings, timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
 from made_up import protocol_space

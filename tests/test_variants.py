@@ -7,7 +7,8 @@ from lpanas.lpa.model import Decoder, ModelConfig, build
 from lpanas.lpa.optim import multiplier, optimizer
 from lpanas.lpa.placement import ATTENTION, FFN
 from lpanas.search.presets import load_space, presets
-from lpanas.search.variants import WITHIN, as_listed, matched, sized, sizes, variants
+from lpanas.search.protocol import WITHIN
+from lpanas.search.variants import as_listed, matched, sized, sizes, variants
 from made_up import protocol_space
 from making import ended, job, point, tiny_space
 from torch.utils.flop_counter import FlopCounterMode

@@ -77,6 +77,7 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
         paths: dict[str, object] = {"page": write_report(found, place)}
         if found.winner is not None:
             config = export(found, found.winner, place)
+            paths |= {"is it true?": f"lpanas confirm {shlex.quote(str(place))}"}
             paths |= {"exported config": config, "train it": f"lpanas train {shlex.quote(str(config))}"}
     if state.exhausted:
         terminal.console.print("No candidate is left that was not trained.")

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from dataclasses import asdict
 from html import unescape
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_every_number_of_the_page_is_what_its_records_say(made, case):
 def test_every_number_is_what_the_records_that_are_kept_say(tmp_path, folder):
     space, records = read(folder)
     found = conclude(space, variants(space, {}), records)
+    assert json.loads(json.dumps(asdict(found))) == json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     check(write_page(found, space, tmp_path).read_text(encoding="utf-8"), space, records)
 
 

@@ -47,14 +47,19 @@ class Stepper:
     def step_seconds(self) -> float:
         """Of one more step, all microbatches and the update."""
         more = [self._accumulate] if self.microbatches > 1 else []
-        first, *others, last = timed(self.device, [self._accumulate, *more, self._update])
-        return first + (self.microbatches - 1) * sum(others) + last
+        return whole(timed(self.device, [self._accumulate, *more, self._update]), self.microbatches)
 
     def _accumulate(self) -> None:
         accumulate(self.model, self.inputs, self.targets, self.config)
 
     def _update(self) -> None:
         update(self.model, self.adamw, self.config, share=0.0)
+
+
+def whole(seconds: Sequence[float], microbatches: int) -> float:
+    """Of a step, from those of its first microbatch, of one of all others where there are any, and of the update."""
+    first, *others, last = seconds
+    return first + (microbatches - 1) * sum(others) + last
 
 
 def timed(device: torch.device, parts: Sequence[Callable[[], None]]) -> list[float]:

@@ -125,7 +125,7 @@ def timings(task: Task, say: Say) -> Timings:
     device = task.config.resolve_device()
     say("a step of the dense arm")
     dense = Stepper(task.config)
-    _check_speed(dense.first_seconds(), device_name(device))
+    check_speed(dense.first_seconds(), device_name(device))
     dense.warm_up()
     found = dict[ModelConfig, Timed]()  # arms that are one model have one width
     for arm, placed in task.arms.items():
@@ -140,7 +140,7 @@ def timings(task: Task, say: Say) -> Timings:
     )
 
 
-def _check_speed(seconds: float, device: str) -> None:
+def check_speed(seconds: float, device: str) -> None:
     """Raises UserError when the fewest pairs would take too long. seconds: of a microbatch."""
     whole = 2 * 2 * FIRST * seconds  # two microbatches a step, two steps a pair
     if whole > SECONDS:

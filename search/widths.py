@@ -1,7 +1,7 @@
 """Equal step_seconds in a confirmation: which widths it asks for, the file in its folder that keeps them, and when they are
 measured: once, before any run."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
@@ -22,6 +22,9 @@ from .variants import STEP_SECONDS, low_rank_targets
 
 FILE = "step_seconds.json"
 Device = Literal["cpu", "cuda"]
+
+
+Measure = Callable[[Task, Say], Timings]
 
 
 class Place(Protocol):
@@ -74,7 +77,7 @@ class StepSeconds(Config):
         return {arm: its.d_ff for arm, its in self.measured.arms.items()}
 
 
-def of(space: Space, folder: Path, place: Place) -> StepSeconds | None:
+def of(space: Space, folder: Path, place: Place, measure: Measure = timing.measured) -> StepSeconds | None:
     """The widths of a confirmation: those in its folder, or measured now; None where none are asked for. Writes nothing.
 
     Raises UserError when those in the folder are another protocol's, and when none can be measured.
@@ -94,7 +97,7 @@ def of(space: Space, folder: Path, place: Place) -> StepSeconds | None:
     micro = target.microbatch
     config = proxy.change(model=target.model, batch_size=target.batch_size, microbatch=micro, device=asked.device)
     with _progress() as say:
-        measured = timing.measured(Task(config, arms, place.threads, WITHIN), say)
+        measured = measure(Task(config, arms, place.threads, WITHIN), say)
     return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=measured)
 
 

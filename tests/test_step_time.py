@@ -11,12 +11,12 @@ import torch
 from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import rebalance
 from lpanas.lpa.optim import OptimConfig, optimizer
-from lpanas.lpa.step_time import Stepper
+from lpanas.lpa.step_time import Stepper, whole
 from lpanas.lpa.train import TrainConfig, accumulate, step
 from lpanas.search import equal_time, timing, widths
 from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval
 from lpanas.search.protocol import WITHIN
-from lpanas.search.timing import Task, Timings, timings
+from lpanas.search.timing import Task, Timings, check_speed, timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
 from made_up import protocol_space
 from scipy.stats import binom
@@ -216,12 +216,17 @@ def test_a_steppers_weights_stay_and_its_gradient_is_that_of_the_training_loop(t
     assert all(torch.equal(one.grad, other.grad) for one, other in pairs)
 
 
-@pytest.mark.parametrize(("batch", "expected"), [(2, 1 + 100), (4, 1 + 10 + 100), (10, 1 + 4 * 10 + 100)])
-def test_a_step_is_its_first_microbatch_all_others_and_the_update(tiny, monkeypatch, batch, expected):
-    stepper = Stepper(training(tiny, batch_size=batch, microbatch=2))
-    seconds = {1: [1.0], 2: [1.0, 100.0], 3: [1.0, 10.0, 100.0]}
-    monkeypatch.setattr("lpanas.lpa.step_time.timed", lambda device, parts: seconds[len(parts)])
-    assert stepper.step_seconds() == expected
+@pytest.mark.parametrize(
+    ("seconds", "microbatches", "expected"),
+    [([1.0, 100.0], 1, 101), ([1.0, 10.0, 100.0], 2, 111), ([1.0, 10.0, 100.0], 5, 1 + 4 * 10 + 100)],
+)
+def test_a_step_is_its_first_microbatch_all_others_and_the_update(seconds, microbatches, expected):
+    assert whole(seconds, microbatches) == expected
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(2, 1), (4, 2), (10, 5)])
+def test_a_stepper_counts_the_microbatches_of_a_step(tiny, batch, expected):
+    assert Stepper(training(tiny, batch_size=batch, microbatch=2)).microbatches == expected
 
 
 def test_a_tiny_target_is_measured_for_real():
@@ -242,11 +247,10 @@ def test_a_tiny_target_is_measured_for_real():
     assert any("attention at d_ff" in line for line in said)
 
 
-def test_a_target_that_takes_too_long_is_refused_after_its_first_microbatch(monkeypatch):
-    monkeypatch.setattr(Stepper, "first_seconds", lambda self: 60.0)
-    space = protocol_space(STEPS)
+def test_a_target_that_takes_too_long_is_refused_after_its_first_microbatch():
+    check_speed(18.0, "cpu")
     with pytest.raises(UserError, match=r"a microbatch of the target takes 60.0 s on cpu"):
-        timings(Task(space.proxy, low_rank_targets(space), 1), silent)
+        check_speed(60.0, "cpu")
 
 
 # the file
@@ -279,21 +283,23 @@ class Runs:
         return self.runs
 
 
+def nothing_measured(task, say):
+    raise AssertionError("it is measured again")
+
+
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
-    """A folder with measured widths, where nothing can be measured any more."""
-    monkeypatch.setattr(timing, "measured", made_up)
+def kept(tmp_path):
+    """A folder with measured widths."""
     space = protocol_space(STEPS)
-    found = widths.of(space, tmp_path, CPU)
+    found = widths.of(space, tmp_path, CPU, made_up)
     assert list(tmp_path.iterdir()) == []
     widths.keep(found, tmp_path, Runs(0))
-    monkeypatch.setattr(timing, "measured", None)
     return tmp_path
 
 
 def test_widths_are_measured_once_and_read_from_then_on(kept):
     space = protocol_space(STEPS)
-    found = widths.of(space, kept, CPU)
+    found = widths.of(space, kept, CPU, nothing_measured)
     text = (kept / widths.FILE).read_text()
     assert found.widths == {arm: its["d_ff"] for arm, its in json.loads(text)["measured"]["arms"].items()}
     widths.keep(found, kept, Runs(9))
@@ -340,25 +346,23 @@ def test_who_reads_a_confirmation_finds_its_widths_whatever_device_they_were_mea
     assert widths.kept(protocol_space("confirm.matches=[width]"), empty) == {}
 
 
-def test_runs_whose_widths_are_lost_are_not_gone_on_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "measured", made_up)
-    found = widths.of(protocol_space(STEPS), tmp_path, CPU)
+def test_runs_whose_widths_are_lost_are_not_gone_on_with(tmp_path):
+    found = widths.of(protocol_space(STEPS), tmp_path, CPU, made_up)
     with pytest.raises(UserError, match="missing"):
         widths.keep(found, tmp_path, Runs(1))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_runs_have_a_gpu_and_the_driver_has_none_nothing_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_where_runs_have_a_gpu_and_the_driver_has_none_nothing_is_measured(tmp_path):
     with pytest.raises(UserError, match="torch sees none on this machine"):
         widths.of(protocol_space(STEPS), tmp_path, SimpleNamespace(device="cuda", threads=1))
 
 
-def test_nothing_is_measured_where_step_seconds_is_no_match(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "measured", None)
+def test_nothing_is_measured_where_step_seconds_is_no_match(tmp_path):
     space = protocol_space("confirm.matches=[width, flops]")
     assert guesses(space) == {}
-    assert widths.of(space, tmp_path, CPU) is None
+    assert widths.of(space, tmp_path, CPU, nothing_measured) is None
 
 
 # at the proxies

@@ -42,6 +42,7 @@ def conclude(space: Space, variants: Sequence[Variant], records: Sequence[Record
         matters_nats=protocol.matters_nats,
         runs=len(records),
         tokens=sum(record.tokens for record in records),
+        next_offset=protocol.seed(0, course.most),
         winner_is=_winner(variants),
         finished=not course.wanted(),
         sizes=tuple(_shape(space, course, name) for name in course.sizes),

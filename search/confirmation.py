@@ -198,6 +198,8 @@ class Confirmation:
     runs: int
     tokens: int
     """Trained on in all of them."""
+    next_offset: int
+    """confirm.seeds.offset of another confirmation that shares no seed with this one."""
     winner_is: str | None
     """The arm that the search's winner is, if it is one."""
     finished: bool

@@ -26,7 +26,9 @@ def outlook(space: Space) -> str:
         check_budget(course)
     except UserError as error:
         return f"would be refused: {error}"
-    more = " and the winner's" if WINNER in protocol.arms and WINNER not in protocol.placements else ""
+    more = (
+        " and the winner's, which are not counted here" if WINNER in protocol.arms and WINNER not in protocol.placements else ""
+    )
     claim = ", ".join(one.text for one in protocol.versus("claim"))
     models = f"{len(course.models)} models{more}, {len(course.sizes)} sizes"
     runs = f"{len(course.models) * course.runs_each} runs and {course.least:,} tokens up to the first look"

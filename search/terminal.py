@@ -78,6 +78,9 @@ def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:
     console.print(f"The claim: {wording.claim(found)}", markup=False)
     console.print(f"{wording.headline(found)}.", markup=False, style="bold")
     console.print(wording.terms(found), markup=False)
+    for text in wording.others(found):
+        console.print(text, markup=False)
+    console.print(wording.COLUMNS)
     for title, its in wording.grouped(found):
         begun = any(one.n for one in its)
         console.print(_comparisons(title, its) if begun else Text(f"{title} (no pairs of seeds yet)", style="bold"))
@@ -92,14 +95,14 @@ def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:
 def _comparisons(title: str, comparisons: Sequence[ComparisonResult]) -> Table:
     table = Table(title=title, box=None, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", min_width=30)
-    for name in ("n", "loss_nats", "perplexity %", "95 %", "p (Holm)", "verdict"):
+    for name in ("n", "loss_nats", "perplexity %", "95 %", "p confirm", "p refute", "verdict"):
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for one in comparisons:
         mean = "" if one.mean_nats is None else f"{one.mean_nats:+.4f}"
         percent = "" if one.ppl_percent is None else f"{one.ppl_percent:+.2f}"
         interval = "" if one.t_ppl_percent is None else f"{one.t_ppl_percent[0]:+.2f} to {one.t_ppl_percent[1]:+.2f}"
-        p = wording.p(one.refute_p_holm if one.verdict == "refuted" else one.confirm_p_holm)
-        table.add_row(Text(one.text), str(one.n), mean, percent, interval, p, one.verdict)
+        p = [wording.p(value) for value in (one.confirm_p_holm, one.refute_p_holm)]
+        table.add_row(Text(one.text), str(one.n), mean, percent, interval, *p, one.verdict)
     return table
 
 

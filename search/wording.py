@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from .budget import ARMS
 from .claim import Verdict
 from .confirmation import ArmResult, ComparisonResult, Confirmation, Ends, LadderStep, Moved
 from .protocol import Match
@@ -36,6 +37,19 @@ def terms(found: Confirmation) -> str:
         "Confirmed: every part of the claim is shown, however little the difference. Refuted: a part is shown not to reach "
         f"the {found.matters_ppl_percent:g} % of perplexity that matter. Of each size by itself, at the rates of the sweeps."
     )
+
+
+COLUMNS = (
+    "p: of what confirms and of what refutes, with the looks and by Holm's steps with the other comparisons counted in. "
+    "95 %: as if there were one look and one comparison, so narrower than what decides."
+)
+
+
+def others(found: Confirmation) -> list[str]:
+    """What the arms are that are no reference arms, by their placement at each size."""
+    its = [one for one in found.arms if one.control is None and one.arm not in ARMS]
+    placements = dict.fromkeys((one.arm, one.size, one.placement) for one in its)
+    return [f"{arm} ({size}): {placement}" for arm, size, placement in placements]
 
 
 def claim(found: Confirmation) -> str:
@@ -121,10 +135,11 @@ def _open(found: Confirmation) -> Iterator[str]:
         told = [f"{one.text} at equal {_list(one.matches)}: {_more(one)}" for one in its]
         if told:
             yield f"At {size.name}: {'; '.join(told)}."
-    if found.finished and any(one.verdict == "inconclusive" and one.more_seeds for one in found.comparisons):
+    seeds = [one.n + one.more_seeds for one in found.comparisons if one.family == "claim" and one.more_seeds]
+    if found.finished and seeds:
         yield (
-            "These looks are at their end. What settles it is another confirmation: its own --out, its own seeds "
-            "(confirm.seeds.offset), and as many of them in all (confirm.seeds.most)."
+            "The looks of this confirmation are at their end. What has a number would probably be settled by another one: "
+            f"lpanas confirm ... --out NEW --set confirm.seeds.offset={found.next_offset} --set confirm.seeds.most={max(seeds)}"
         )
 
 

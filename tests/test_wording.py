@@ -76,7 +76,9 @@ def test_what_is_open_says_how_many_seeds_would_settle_it():
     one = next(one for one in found.comparisons if one.verdict == "inconclusive")
     said = f"{one.text} at equal width: about {one.n + one.more_seeds} seeds in all, {one.more_seeds} more"
     assert said in words(found, "Not settled")
-    assert "another confirmation" in words(found, "Not settled")
+    assert f"--set confirm.seeds.offset={found.next_offset} " in words(found, "Not settled")
+    used = {seed for arm in found.arms for seed in arm.seeds}
+    assert found.next_offset > max(used)
 
 
 def test_a_refuted_effect_is_said_not_to_be_as_much_as_matters():

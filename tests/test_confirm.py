@@ -94,6 +94,16 @@ def test_a_confirmations_folder_can_be_looked_at_like_a_searchs(confirmed, comma
     assert (out / "verdict.json").read_bytes() == before
 
 
+def test_a_search_and_a_confirmation_keep_out_of_each_others_folders(space, searched, confirmed, call):
+    before = (searched / "records.jsonl").read_bytes(), (confirmed[0] / "records.jsonl").read_bytes()
+    wrong = {"search": ("confirm", searched, "--out", searched), "confirmation": ("search", space, "--out", confirmed[0])}
+    for held, words in wrong.items():
+        code, _, err = call(*words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"holds a {held}" in err
+    assert before == ((searched / "records.jsonl").read_bytes(), (confirmed[0] / "records.jsonl").read_bytes())
+
+
 def test_what_is_of_a_search_alone_is_refused_for_a_confirmation(confirmed, call):
     for words in (("export",), ("watch", "--port", "8080"), ("confirm",)):
         command, *options = words
@@ -165,7 +175,7 @@ def test_on_another_storage_it_has_a_study_of_its_own_that_is_found_by_its_folde
     small = ("--set", "search.trials=4")
     assert call("search", space, "--out", out, "--storage", url, *small)[0] == 0
     assert call("confirm", out, "--storage", url)[0] == 0
-    assert study_in(out / "confirm", url) == ("study", "confirm")
+    assert study_in(out / "confirm", url) == ("study/confirm", "confirm")
     _, shown, _ = call("report", out / "confirm", "--storage", url)
     assert "The claim" in shown
     assert len(read_study(out, url).records) == 4

@@ -1,9 +1,10 @@
 """The driver with runs that cost nothing and fail: other attempts, the end that a user asks for, a driver that dies."""
 
 import pytest
+from lpanas.search.drive import half_microbatch
 from lpanas.search.ledger import NOISE, Ledger
 from lpanas.search.proxy import Advanced, Fault, Trained
-from lpanas.search.study import half_microbatch, search
+from lpanas.search.study import search
 from making import tiny_space
 from scripted import BANDS, END, RUNG, SPREAD, Kept, Scripted
 

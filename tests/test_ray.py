@@ -149,6 +149,25 @@ def test_a_run_is_stopped_at_its_rung_or_goes_on_and_from_its_checkpoint(one):
     assert ended.curve[: len(stopped.curve)] == stopped.curve
 
 
+def test_a_confirmation_has_the_same_records_on_ray_as_here(one, setup):
+    space = protocol_space(
+        "confirm.arms=[dense, attention]",
+        "confirm.claim=[attention better than dense]",
+        "confirm.controls=[]",
+        "confirm.lr_extend=0",
+        "confirm.seeds={sweep: 1, first: 2, most: 2}",
+    )
+
+    def records(executor):
+        ledger = Ledger(space, InMemoryStorage(), "s", of=CONFIRM)
+        return sorted(map(same, confirm(space, variants(space, {}), ledger, executor, lambda state: None).records), key=by_run)
+
+    with LocalExecutor(setup, 1) as local:
+        here = records(local)
+    assert len(here) == 2 * 3 + 2 * 2
+    assert records(one) == here
+
+
 def test_an_actor_that_dies_costs_its_run_and_an_idle_one_nothing(one, capfd):
     os.kill(pid(one), signal.SIGKILL)
     one.submit(JOBS[0])
@@ -208,25 +227,6 @@ def test_a_lost_node_costs_only_the_runs_on_it_and_they_are_run_again(joined, se
     assert {run: same(record).change(attempts=()) for run, record in found[0].items()} == {
         run: same(record) for run, record in found[1].items()
     }
-
-
-def test_a_confirmation_has_the_same_records_on_ray_as_here(one, setup):
-    space = protocol_space(
-        "confirm.arms=[dense, attention]",
-        "confirm.claim=[attention better than dense]",
-        "confirm.controls=[]",
-        "confirm.lr_extend=0",
-        "confirm.seeds={sweep: 1, first: 2, most: 2}",
-    )
-
-    def records(executor):
-        ledger = Ledger(space, InMemoryStorage(), "s", of=CONFIRM)
-        return sorted(map(same, confirm(space, variants(space, {}), ledger, executor, lambda state: None).records), key=by_run)
-
-    with LocalExecutor(setup, 1) as local:
-        here = records(local)
-    assert len(here) == 2 * 3 + 2 * 2
-    assert records(one) == here
 
 
 def test_no_room_is_one_line_that_says_what_is_missing(joined, setup, said):

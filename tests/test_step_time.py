@@ -15,10 +15,13 @@ from lpanas.lpa.step_time import Stepper, whole
 from lpanas.lpa.train import TrainConfig, accumulate, step
 from lpanas.search import equal_time, timing, widths
 from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval
+from lpanas.search.ledger import CONFIRM, Ledger
 from lpanas.search.protocol import WITHIN
 from lpanas.search.timing import Task, Timings, check_speed, timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
 from made_up import protocol_space
+from making import job
+from optuna.storages import InMemoryStorage
 from scipy.stats import binom
 
 STEPS = "confirm.matches=[step_seconds]"
@@ -273,14 +276,13 @@ def made_up(task, say):
     return Timings.parse({"device": "cpu", "torch": "2", "threads": 1, "precision": "float32", "arms": arms}, "made up")
 
 
-class Runs:
-    """A ledger that holds so many runs."""
-
-    def __init__(self, count):
-        self.runs = count
-
-    def count(self, kind):
-        return self.runs
+def ledger(*runs):
+    """A confirmation's, with these runs begun."""
+    space = protocol_space(STEPS)
+    its = Ledger(space, InMemoryStorage(), "s", of=CONFIRM)
+    for run in runs:
+        its.add(CONFIRM, job(space.arm("dense"), run))
+    return its
 
 
 def nothing_measured(task, say):
@@ -293,7 +295,7 @@ def kept(tmp_path):
     space = protocol_space(STEPS)
     found = widths.of(space, tmp_path, CPU, made_up)
     assert list(tmp_path.iterdir()) == []
-    widths.keep(found, tmp_path, Runs(0))
+    widths.keep(found, tmp_path, ledger())
     return tmp_path
 
 
@@ -302,7 +304,7 @@ def test_widths_are_measured_once_and_read_from_then_on(kept):
     found = widths.of(space, kept, CPU, nothing_measured)
     text = (kept / widths.FILE).read_text()
     assert found.widths == {arm: its["d_ff"] for arm, its in json.loads(text)["measured"]["arms"].items()}
-    widths.keep(found, kept, Runs(9))
+    widths.keep(found, kept, ledger("confirm-0"))
     assert (kept / widths.FILE).read_text() == text
     assert {one.target.d_ff for one in variants(space, found.widths)} >= set(found.widths.values())
 
@@ -349,7 +351,7 @@ def test_who_reads_a_confirmation_finds_its_widths_whatever_device_they_were_mea
 def test_runs_whose_widths_are_lost_are_not_gone_on_with(tmp_path):
     found = widths.of(protocol_space(STEPS), tmp_path, CPU, made_up)
     with pytest.raises(UserError, match="missing"):
-        widths.keep(found, tmp_path, Runs(1))
+        widths.keep(found, tmp_path, ledger("confirm-0"))
     assert list(tmp_path.iterdir()) == []
 
 

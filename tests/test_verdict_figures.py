@@ -224,13 +224,15 @@ def test_every_run_of_the_sweeps_is_a_dot_and_every_rate_has_its_mean(found, rec
 
 
 def test_the_rate_that_is_marked_is_where_a_parabola_through_the_means_is_lowest(found):
+    checked = 0
     for _, its in rate_rows(found).groupby(["size", "panel", "name"]):
         means, (ring,) = its[its["seed"] == -1].dropna(), its[its["seed"] == -2].to_dict("records")
-        near = means.iloc[(place := means["loss_nats"].argmin()) - 1 : place + 2]
-        if 0 < place < len(means) - 1 and len(near) == 3:
-            curve = np.polyfit(np.log10(near["lr"]), near["loss_nats"], 2)
+        if len(means) == 3 and means["loss_nats"].argmin() == 1:
+            curve = np.polyfit(np.log10(means["lr"]), means["loss_nats"], 2)
             assert math.log10(ring["lr"]) == pytest.approx(-curve[1] / curve[0] / 2, abs=3e-3)
             assert ring["loss_nats"] == pytest.approx(np.polyval(curve, math.log10(ring["lr"])))
+            checked += 1
+    assert checked > 5
 
 
 def test_a_panel_has_every_arm_of_its_match_and_arms_that_are_alike_at_two_matches_are_drawn_once(found):

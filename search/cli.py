@@ -322,7 +322,7 @@ def _draw_coordinates(space: "Space", page: Path) -> None:
     from ..lpa.data import check_fits
     from ..lpa.prepare import open_shards
     from . import preparing
-    from .report import coordinates_figure
+    from .coordinate_figures import coordinates_figure
 
     proxy, steps = space.proxy, 4
     with preparing.progress() as watch_data:

@@ -23,7 +23,8 @@ from ..lpa.config import UserError
 from .ledger import SEARCH
 from .live import EVERY, Moment
 from .proxy import Record
-from .report import curves_figure, front_figure
+from .curve_figures import curves_figure
+from .front_figures import front_figure
 from .results import Results
 
 HOST, PORT, PORTS = "127.0.0.1", 8080, 20

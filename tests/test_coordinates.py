@@ -4,7 +4,7 @@ import pytest
 from lpanas.lpa.coordinates import Coordinate, coordinates, scaled
 from lpanas.lpa.data import Shards
 from lpanas.lpa.train import TrainConfig
-from lpanas.search.report import coordinates_figure
+from lpanas.search.coordinate_figures import coordinates_figure
 
 WIDTHS = (64, 128, 256, 512)
 

@@ -20,11 +20,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import save_plotly_graph_object, wsgi
 
 from ..lpa.config import UserError
+from .curve_figures import curves_figure
+from .front_figures import front_figure
 from .ledger import SEARCH
 from .live import EVERY, Moment
 from .proxy import Record
-from .curve_figures import curves_figure
-from .front_figures import front_figure
 from .results import Results
 
 HOST, PORT, PORTS = "127.0.0.1", 8080, 20

@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figure import SHARES
+from .figure import LOSS, SHARES
 from .page import COLOURS, SYMBOLS
 from .results import Results
 
@@ -36,7 +36,7 @@ def front_figure(found: Results, cost: str) -> go.Figure:
             _name(figure, found, record.run, points)
     figure.update_layout(
         title=f"Loss against {cost}", template="plotly_white", height=560,
-        xaxis={"title": SHARES[cost], "tickformat": ".2f"}, yaxis={"title": SHARES["loss_nats"]}, legend={"title": "low rank in"},
+        xaxis={"title": SHARES[cost], "tickformat": ".2f"}, yaxis={"title": LOSS}, legend={"title": "low rank in"},
     )  # fmt: skip
     return figure
 

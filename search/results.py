@@ -117,6 +117,20 @@ class Results:
             if other.run != record.run and abs((other.loss_nats or 0.0) - record.loss_nats) <= self.noise.resolvable_nats
         ]
 
+    @cached_property
+    def tied_with_front(self) -> list[Record]:
+        """The candidates behind the front that are within noise of it: nothing on it dominates them any more when their loss is
+        lower by what single runs resolve. They keep to the limits."""
+        on_front = {record.run for record in self.front}
+        behind = [record for record in self.complete if record.feasible and record.run not in on_front]
+        if self.noise is None or not behind:
+            return []
+        front, points = self.points(self.front), self.points(behind)
+        points[:, 0] -= self.noise.resolvable_nats
+        no_larger = np.all(front[:, None] <= points[None], axis=2)  # (front, behind)
+        dominated = no_larger & np.any(front[:, None] < points[None], axis=2)
+        return [record for record, lost in zip(behind, dominated.any(axis=0), strict=True) if not lost]
+
     def pick(self, which: str) -> Record:
         """`knee`, `loss` (the lowest), `cost` (the lowest first cost on the front) or a run. Raises UserError."""
         front = self.front

@@ -1,6 +1,7 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 from lpanas.lpa.config import UserError
 from lpanas.search.results import Results, write_tables
@@ -80,6 +81,25 @@ def test_tied_are_the_other_complete_records_within_what_is_resolvable():
     records = [record(0, 3.0, 1, arm="dense"), *(record(number, loss, 1) for number, loss in enumerate(losses, 1)), MIXED[5]]
     assert runs(Results(SPACE, records, SEEDS).tied(records[0])) == ["trial-1", "trial-2", "trial-3"]
     assert FOUND.tied(MIXED[5]) == Results(SPACE, MIXED, []).tied(MIXED[2]) == []
+
+
+def test_tied_with_the_front_are_those_that_would_be_on_it_with_the_noise_to_their_credit():
+    random = np.random.default_rng(0)
+    rows = [
+        record(n, *its) for n, its in enumerate(zip(2 + random.random(40), random.integers(50, 100, 40).tolist(), strict=True))
+    ]
+    seeds = [record(90, 2.0, 100), record(91, 2.05, 100)]
+    found = Results(SPACE, [rows[0].change(arm="dense"), *rows[1:-1], rows[-1].change(feasible=False)], seeds)
+    credit = found.noise.resolvable_nats
+    wanted = []
+    for one in found.records:
+        lower = record(99, one.loss_nats - credit, one.costs["params"])
+        others = [its for its in found.records[:-1] if its.run != one.run]
+        if one.feasible and one not in found.front and lower in Results(SPACE, [*others, lower], []).front:
+            wanted.append(one)
+    assert found.tied_with_front == wanted
+    assert 0 < len(wanted) < 39 - len(found.front)
+    assert Results(SPACE, rows, []).tied_with_front == []
 
 
 @pytest.mark.parametrize(

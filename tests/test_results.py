@@ -85,10 +85,8 @@ def test_tied_are_the_other_complete_records_within_what_is_resolvable():
 
 def test_tied_with_the_front_are_those_that_would_be_on_it_with_the_noise_to_their_credit():
     random = np.random.default_rng(0)
-    rows = [
-        record(n, *its) for n, its in enumerate(zip(2 + random.random(40), random.integers(50, 100, 40).tolist(), strict=True))
-    ]
-    seeds = [record(90, 2.0, 100), record(91, 2.05, 100)]
+    rows = [record(n, 2 + random.random(), int(random.integers(50, 100))) for n in range(40)]
+    seeds = [record(90, rows[0].loss_nats + 0.02, 100), record(91, rows[0].loss_nats + 0.04, 100)]
     found = Results(SPACE, [rows[0].change(arm="dense"), *rows[1:-1], rows[-1].change(feasible=False)], seeds)
     credit = found.noise.resolvable_nats
     wanted = []

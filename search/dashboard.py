@@ -21,6 +21,7 @@ from optuna_dashboard import save_plotly_graph_object, wsgi
 
 from ..lpa.config import UserError
 from .curve_figures import curves_figure
+from .figure import titled
 from .front_figures import front_figure
 from .ledger import SEARCH
 from .live import EVERY, Moment
@@ -72,7 +73,7 @@ class Copy:
         workers = moment.workers if moment is not None else ()
         running = {number(one.run) for one in workers if one.run is not None and one.run.startswith(SEARCH)}
         numbers = range(max([*self.begun, *self.ended, *running], default=-1) + 1)
-        figures = {f"front-{cost}": front_figure(found, cost) for cost in found.costs} if is_new else {}
+        figures = {f"front-{cost}": titled(front_figure(found, cost)) for cost in found.costs} if is_new else {}
         figures |= {"learning-curves": curves_figure(found)} if is_new else {}
         if not self.lock.acquire(timeout=EVERY):
             return

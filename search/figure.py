@@ -1,7 +1,9 @@
 """A figure of a search in two steps: what is drawn, as a table, and the drawing."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -33,3 +35,25 @@ class Figure:
     """What is drawn, a row a mark, units in the columns' names."""
     drawing: go.Figure
     """Without a title, made with page.LAYOUT; its legend below it, so that it can be as narrow as a phone."""
+
+
+def titled(figure: Figure) -> go.Figure:
+    """The drawing under its title, for where nothing else says what it is."""
+    return go.Figure(figure.drawing).update_layout(title=figure.title, margin_t=60)
+
+
+FENCE = 3.0
+"""Of the distance between the quartiles: what lies farther above the upper one is left above a figure (Tukey 1977: far out)."""
+
+
+def ceiling(losses: Sequence[float], always: Iterable[float] = ()) -> float:
+    """The largest loss that a figure has to show: the largest of all but those far above the rest, which would squash it, and
+    of those that are always shown. losses: at least one."""
+    low, high = np.quantile(losses, [0.25, 0.75])
+    usual = [loss for loss in losses if loss <= high + FENCE * (high - low)]
+    return max([*usual, *always])
+
+
+def digits(values: Iterable[float], significant: int = 7) -> list[float]:
+    """As many digits as a drawing shows: a page of thousands of records has no room for more."""
+    return [float(f"{value:.{significant}g}") for value in values]

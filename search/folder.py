@@ -93,12 +93,12 @@ def held(folder: Path) -> Generator[None]:
 def write_setup(folder: Path, space: Space, study: str) -> None:
     """environment.json, an entry a call, and space.yaml, complete and as run. study: its name in the storage."""
     path = folder / ENVIRONMENT
-    replace_text(path, json.dumps([*_calls(folder), {"study": study, **environment(space)}], indent=1) + "\n")
+    replace_text(path, json.dumps([*calls(folder), {"study": study, **environment(space)}], indent=1) + "\n")
     replace_text(folder / SPACE, dump_yaml(space, "The resolved space, as run."))
 
 
-def _calls(folder: Path) -> list[dict[str, Any]]:
-    """The entries of environment.json so far. Raises UserError."""
+def calls(folder: Path) -> list[dict[str, Any]]:
+    """The entries of environment.json so far, one a call. Raises UserError."""
     path = folder / ENVIRONMENT
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -108,8 +108,8 @@ def _calls(folder: Path) -> list[dict[str, Any]]:
 
 def study_in(folder: Path, url: str | None) -> tuple[str, str]:
     """The name of the study whose folder it is, and what it is of: a search, or a confirmation. Raises UserError."""
-    calls = _calls(folder)
-    words = str(calls[-1].get("study", "")) if calls else ""
+    entries = calls(folder)
+    words = str(entries[-1].get("study", "")) if entries else ""
     name, _, kind = words.rpartition(" ")
     return (name, kind) if kind == CONFIRM else (study_name(folder, url), SEARCH)
 

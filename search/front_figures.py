@@ -1,72 +1,174 @@
 """Loss against cost: what is drawn of a search's candidates, and the drawing."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figure import LOSS, SHARES
-from .page import COLOURS, SYMBOLS
+from .figure import LOSS, SHARES, Figure, ceiling, digits
+from .page import COLOURS, LAYOUT, SYMBOLS
 from .results import Results
 
-
-def front_points(found: Results, cost: str) -> pd.DataFrame:
-    """What the front's figure draws: a row a complete candidate."""
-    table = found.table(found.complete)
-    front = {record.run for record in found.front}
-    return table.assign(share=table[f"{cost}_share"], on_front=[run in front for run in table["run"]])
-
-
-def front_figure(found: Results, cost: str) -> go.Figure:
-    """Loss against a cost: candidates by the sublayers that hold low rank, arms named, the noise band about dense."""
-    figure = go.Figure()
-    dense = found.arms.get("dense")
-    if dense is not None and dense.loss_nats is not None and found.noise is not None:
-        low, high = (dense.loss_nats + sign * found.noise.resolvable_nats for sign in (-1, 1))
-        label = f"not told from dense by one run ({found.noise.n} seeds)"
-        figure.add_hrect(low, high, fillcolor="#888888", opacity=0.15, line_width=0, annotation_text=label)
-    if found.complete:
-        points = front_points(found, cost)
-        for sublayers, group in points.groupby("sublayers", sort=False):
-            figure.add_trace(_markers(str(sublayers), group))
-        line = points[points["on_front"]].sort_values("share")
-        figure.add_scatter(
-            x=line["share"], y=line["loss_nats"], mode="lines", name="front", hoverinfo="skip",
-            line={"color": "#666666", "dash": "dot", "shape": "hv"},
-        )  # fmt: skip
-        for record in [*found.arms.values(), *([found.winner] if found.winner else [])]:
-            _name(figure, found, record.run, points)
-    figure.update_layout(
-        title=f"Loss against {cost}", template="plotly_white", height=560,
-        xaxis={"title": SHARES[cost], "tickformat": ".2f"}, yaxis={"title": LOSS}, legend={"title": "low rank in"},
-    )  # fmt: skip
-    return figure
+KINDS = {
+    "front": ("on the front", "", 13, 1.0),
+    "tied": ("tied with the front", "", 8, 0.75),
+    "behind": ("behind it", "-open", 8, 0.75),
+    "limited": ("above a limit", "-open-dot", 8, 0.75),
+}
+"""Of candidates: the name, what becomes of the symbol of their sublayers, its size in pixels and its opacity."""
+PAPERS = {"attention": "attention (LPA's choice)"}
+"""What an arm is called where there is room."""
+COLUMNS = ["run", "arm", "sublayers", "kind", "share", "loss_nats", "perplexity", "bits_per_byte", "label"]
 
 
-def _markers(sublayers: str, group: pd.DataFrame) -> go.Scatter:
-    return go.Scatter(
-        x=group["share"],
-        y=group["loss_nats"],
-        mode="markers",
-        name=sublayers,
-        marker={
-            "color": COLOURS[sublayers],
-            "symbol": SYMBOLS[sublayers],
-            "size": [13 if on else 9 for on in group["on_front"]],
-            "opacity": [1.0 if on else 0.45 for on in group["on_front"]],
-            "line": {"width": 1, "color": "white"},
-        },
-        customdata=group[["run", "placement", "d_ff", "perplexity", "delta_nats", "against_dense"]],
-        hovertemplate="<b>%{customdata[0]}</b> %{customdata[1]}<br>d_ff %{customdata[2]}<br>loss %{y:.4f} nats, "
-        "perplexity %{customdata[3]:.3f}<br>%{customdata[4]:+.4f} nats against dense (%{customdata[5]})<br>"
-        "cost %{x:.3f} x dense<extra></extra>",
-    )
+def front_rows(found: Results, cost: str) -> pd.DataFrame:
+    """A row a complete candidate: its kind, its cost as a share of dense, its loss, and what is written at it."""
+    kinds = _kinds(found)
+    rows = [
+        {
+            "run": record.run,
+            "arm": record.arm or "",
+            "sublayers": record.target.placement.sublayers,
+            "kind": kinds.get(record.run, "behind" if record.feasible else "limited"),
+            "share": found.relative(record, cost),
+            "loss_nats": record.loss_nats,
+            "perplexity": record.perplexity,
+            "bits_per_byte": record.bits_per_byte,
+            "label": ", ".join(_words(found, record.run, record.arm)),
+        }
+        for record in found.complete
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _name(figure: go.Figure, found: Results, run: str, points: pd.DataFrame) -> None:
-    rows = points[points["run"] == run]
-    if rows.empty:
-        return
-    row = rows.iloc[0]
-    words = [row["arm"]] if row["arm"] else []
+def _kinds(found: Results) -> dict[str, str]:
+    return {one.run: kind for kind, of in (("front", found.front), ("tied", found.tied_with_front)) for one in of}
+
+
+def _words(found: Results, run: str, arm: str | None) -> Iterator[str]:
+    if arm is not None:
+        yield PAPERS.get(arm, arm)
     if found.winner is not None and run == found.winner.run:
-        words.append("winner (knee)")
-    figure.add_annotation(x=row["share"], y=row["loss_nats"], text=", ".join(words), showarrow=True, arrowhead=0, ay=-28)
+        yield "winner"
+
+
+def front_figure(found: Results, cost: str) -> Figure:
+    """Loss against a cost: candidates by the sublayers that hold low rank, arms and winner named, the noise about dense."""
+    rows, drawing = front_rows(found, cost), go.Figure()
+    name, title = f"front_{cost}", f"Loss against {cost}"
+    if rows.empty:
+        return Figure(name, title, "No candidate has been trained to its end.", rows, drawing)
+    top, band = ceiling(rows["loss_nats"].tolist(), rows[rows["kind"] == "front"]["loss_nats"]), _band(found)
+    ends = [float(rows["loss_nats"].min()), top, *(end for end in band if end <= top + (top - rows["loss_nats"].min()))]
+    edge = 0.05 * (max(ends) - min(ends)) or 0.05
+    for trace in [*_front(found, rows), *_candidates(rows), *_legend(found, rows)]:
+        drawing.add_trace(trace)
+    if band:
+        drawing.add_hrect(*band, fillcolor="#888888", opacity=0.15, line_width=0, layer="below")
+    drawing.update_layout(
+        **LAYOUT,
+        annotations=list(_labels(rows, top)),
+        height=560,
+        margin={"l": 60, "r": 16, "t": 24, "b": 130},
+        xaxis={"title": SHARES[cost], "tickformat": ".2f", "zeroline": False},
+        yaxis={"title": LOSS, "range": [min(ends) - edge, max(ends) + 2 * edge], "zeroline": False},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+    )
+    _lines(drawing, found, cost)
+    return Figure(name, title, " ".join(_reading(found, rows, top)), rows, drawing)
+
+
+def _band(found: Results) -> tuple[float, ...]:
+    """The losses that one run does not tell from the dense arm's, nats; empty when they are not known."""
+    dense = found.arms.get("dense")
+    if dense is None or dense.loss_nats is None or found.noise is None:
+        return ()
+    return dense.loss_nats - found.noise.resolvable_nats, dense.loss_nats + found.noise.resolvable_nats
+
+
+def _candidates(rows: pd.DataFrame) -> Iterator[go.Scatter]:
+    for kind in reversed(KINDS):  # the front is drawn last, above the others
+        _, suffix, size, opacity = KINDS[kind]
+        for sublayers, its in rows[rows["kind"] == kind].groupby("sublayers"):
+            colour = COLOURS[str(sublayers)]
+            yield go.Scatter(
+                x=digits(its["share"]),
+                y=digits(its["loss_nats"]),
+                mode="markers",
+                showlegend=False,
+                marker={
+                    "color": colour,
+                    "symbol": SYMBOLS[str(sublayers)] + suffix,
+                    "size": size,
+                    "opacity": opacity,
+                    "line": {"width": 1.5 if suffix else 1, "color": colour if suffix else "white"},
+                },
+                customdata=its["run"].tolist(),
+                hovertemplate="%{text}<br>%{y:.4f} nats, %{x:.3f} x dense<extra></extra>",
+            )
+
+
+def _front(found: Results, rows: pd.DataFrame) -> Iterator[go.Scatter]:
+    """Of two objectives what the front dominates has a line; of more its members have none in common."""
+    line = rows[rows["kind"] == "front"].sort_values("share")
+    if len(found.space.objectives) == 2:
+        yield go.Scatter(
+            x=digits(line["share"]), y=digits(line["loss_nats"]), mode="lines", name="front", hoverinfo="skip",
+            line={"color": "#666666", "shape": "hv", "width": 1.5}, showlegend=False,
+        )  # fmt: skip
+
+
+def _legend(found: Results, rows: pd.DataFrame) -> Iterator[go.Scatter]:
+    """What colours and symbols, fillings and the band mean."""
+    nowhere = {"x": [None], "y": [None], "mode": "markers"}
+    for sublayers in COLOURS:
+        if (rows["sublayers"] == sublayers).any():
+            name = "no low rank" if sublayers == "dense" else f"low rank in {sublayers}"
+            yield go.Scatter(
+                **nowhere, name=name, marker={"color": COLOURS[sublayers], "symbol": SYMBOLS[sublayers], "size": 10}
+            )
+    for kind, (name, suffix, size, opacity) in KINDS.items():
+        if (rows["kind"] == kind).any():
+            line = {"width": 1.5 if suffix else 0, "color": "#666666"}
+            marker = {"color": "#666666", "symbol": f"circle{suffix}", "size": size, "opacity": opacity, "line": line}
+            yield go.Scatter(**nowhere, name=name, marker=marker)
+    if _band(found):
+        band = {"symbol": "square", "size": 14, "color": "#888888", "opacity": 0.3}
+        yield go.Scatter(**nowhere, name="not told from dense by one run", marker=band)
+
+
+def _labels(rows: pd.DataFrame, top: float) -> Iterator[dict[str, object]]:
+    """Annotations at arms and winner: on the side where there is room, the winner's below."""
+    middle = (rows["share"].min() + rows["share"].max()) / 2
+    look = {"arrowhead": 0, "arrowwidth": 1, "font": {"size": 12}, "bgcolor": "rgba(255,255,255,0.75)", "borderpad": 1}
+    for row in rows[rows["label"] != ""].to_dict("records"):
+        left = row["share"] > middle
+        aside = {"ax": -18 if left else 18, "ay": 26 if row["label"].endswith("winner") else -26}
+        side = {"xanchor": "right" if left else "left"}
+        yield {"x": row["share"], "y": min(row["loss_nats"], top), "text": row["label"], **look, **aside, **side}
+
+
+def _lines(drawing: go.Figure, found: Results, cost: str) -> None:
+    """The knee's cost and loss, and the largest cost that the space allows."""
+    if found.winner is not None and found.winner.loss_nats is not None:
+        knee = {"line_width": 1, "line_dash": "dot", "line_color": "#999999", "layer": "below"}
+        drawing.add_vline(found.relative(found.winner, cost), **knee)
+        drawing.add_hline(found.winner.loss_nats, **knee)
+    if cost in found.space.limits:
+        share = found.space.limit(cost) / found.space.dense_costs[cost]
+        words = {"annotation_text": f"limit {share:.3g}", "annotation_position": "bottom right", "annotation_textangle": -90}
+        drawing.add_vline(share, line_width=1.5, line_dash="dash", line_color="#444444", **words)
+
+
+def _reading(found: Results, rows: pd.DataFrame, top: float) -> Iterator[str]:
+    """How the figure is read."""
+    yield "Down and to the left is better."
+    if _band(found):
+        yield "In the grey band a single run does not tell a candidate from dense."
+    if found.noise is not None:
+        yield "Tied: within that noise of the front."
+    if found.winner is not None:
+        what = "the knee" if found.winner_words.endswith("knee of the front") else "the winner"
+        yield f"Dotted lines: {what}."
+    if (above := int((rows["loss_nats"] > top).sum())) > 0:
+        yield f"{above} of {len(rows)} candidates lie above the figure, at up to {rows['loss_nats'].max():.4g} nats."

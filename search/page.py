@@ -30,7 +30,7 @@ LAYOUT = {
     "dragmode": False,
 }
 """Of a figure that is read on a phone, too: there a finger that moves scrolls the page."""
-CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage"]]}
+CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]]}
 
 
 def looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -50,9 +50,14 @@ def div(figure: go.Figure) -> str:
     return figure.to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
 
 
+def text_of(name: str) -> str:
+    """A file beside this one: a template or a script."""
+    return resources.files("lpanas.search").joinpath(name).read_text(encoding="utf-8")
+
+
 def rendered(template: str, **values: object) -> str:
     """A page that loads nothing."""
-    loader = jinja2.FunctionLoader(lambda name: resources.files("lpanas.search").joinpath(name).read_text(encoding="utf-8"))
+    loader = jinja2.FunctionLoader(text_of)
     pages = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

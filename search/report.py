@@ -1,27 +1,129 @@
-"""Results -> figures -> one page."""
+"""Results -> figures -> report.html."""
 
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..lpa.config import dump_yaml
 from ..lpa.files import replace_text
-from .curve_figures import curves_figure
+from . import summary
+from .confirmation import Confirmation
+from .figure import Figure
+from .folder import calls
 from .front_figures import front_figure
-from .page import rendered
+from .page import CONFIG, rendered, text_of
+from .placement_figure import placement_figure
+from .proxy import Record
 from .results import Results, write_tables
+from .verdict import last_verdict
+from .wording import claim, headline
+
+SIGNIFICANT = 9
+"""Digits of a number in the page's data."""
 
 
-def write_report(found: Results, out: Path) -> Path:
-    """records.jsonl, front.csv and report.html into the study's folder; the page's path."""
+@dataclass(frozen=True)
+class Exported:
+    """A training config that was exported."""
+
+    path: str
+    head: str
+    """Its first line."""
+    command: str
+    """That trains it."""
+
+
+def figures(found: Results) -> list[Figure]:
+    """All of a search, in the order of its page."""
+    return [*(front_figure(found, cost) for cost in found.costs), placement_figure(found)]
+
+
+def write_report(found: Results, out: Path, note: str = "") -> Path:
+    """records.jsonl, front.csv and report.html into the study's folder; the page's path. note: on a search that still runs."""
     write_tables(found, out)
-    figures = [front_figure(found, cost) for cost in found.costs] + [curves_figure(found)]
-    page = rendered(
+    path = out / "report.html"
+    replace_text(path, page(found, out, note))
+    return path
+
+
+def page(found: Results, out: Path, note: str = "") -> str:
+    """The page of a study whose folder is `out`."""
+    records, drawn = [*found.records, *found.seeds], figures(found)
+    verdict = last_verdict(out / "confirm")
+    return rendered(
         "report.html",
         name=found.space.name,
+        note=note,
         found=found,
-        figures=[figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures],
-        rows=found.table([*found.records, *found.seeds]).to_dict("records"),
+        summary=summary.summary(found),
+        belief=summary.belief(found),
+        ended=summary.ended(found),
+        verdict=verdict and _verdict(verdict),
+        exported=exported(out),
+        commands={name: f"lpanas {name} {shlex.quote(str(out))}" for name in ("confirm", "export", "report")},
+        figures={figure.name: figure for figure in drawn},
+        drawings=drawings(drawn),
+        config=CONFIG,
+        rows=[found.row(record) for record in records],
+        data=data(found, records),
+        lost=summary.of_status(records, "diverged", "failed"),
+        calls=calls(out),
         space=dump_yaml(found.space),
+        script=text_of("report.js"),
     )
-    path = out / "report.html"
-    replace_text(path, page)
-    return path
+
+
+def drawings(of: Sequence[Figure]) -> dict[str, object]:
+    """What plotly.js draws, by the figures' names."""
+    return {figure.name: json.loads(figure.drawing.to_json() or "{}") for figure in of}
+
+
+def _verdict(found: Confirmation) -> dict[str, str]:
+    return {"headline": headline(found), "claim": claim(found)}
+
+
+def data(found: Results, records: Sequence[Record]) -> dict[str, object]:
+    """What the page's script knows of each run: the table's columns and rows, unrounded, and each placement's picture."""
+    rows = [{name: _plain(value) for name, value in found.row(record).items()} for record in records]
+    return {
+        "columns": list(rows[0]) if rows else [],
+        "rows": [list(row.values()) for row in rows],
+        "pictures": [picture(record) for record in records],
+        "bits_per_byte_per_nat": bits_per_nat(found.complete),
+    }
+
+
+def bits_per_nat(complete: Sequence[Record]) -> float | None:
+    """bits_per_byte of a loss of one nat a token, which is the same for all: they are evaluated on the same windows."""
+    told = [(one.bits_per_byte, one.loss_nats) for one in complete]
+    return next((bits / nats for bits, nats in told if bits and nats), None)
+
+
+def _plain(value: object) -> object:
+    """A value of JSON: what is no number there is nothing."""
+    if isinstance(value, float):
+        return float(f"{value:.{SIGNIFICANT}g}") if math.isfinite(value) else None
+    return value
+
+
+def picture(record: Record) -> list[tuple[int, list[float | None]]]:
+    """A placement at the target: (layers, [rank as a share of full rank, or nothing where it is dense, a projection]) of every
+    run of layers that are alike."""
+    model = record.target
+    found: list[tuple[int, list[float | None]]] = []
+    for first, count in model.placement.alike:
+        ranks = [(model.rank(first, name), min(model.projection(name))) for name in model.projections]
+        found.append((count, [None if rank is None else round(rank / full, 4) for rank, full in ranks]))
+    return found
+
+
+def exported(out: Path) -> list[Exported]:
+    """The training configs that lie in a study's folder."""
+    found = []
+    for path in sorted((out / "export").glob("*/train.yaml")):
+        head = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        found.append(Exported(str(path), head, f"lpanas train {shlex.quote(str(path))}"))
+    return found

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from ..lpa.files import replace_text
 from .conclude import conclude
 from .confirmation import Confirmation
@@ -23,6 +25,14 @@ def read_verdict(folder: Path, url: str | None = None) -> tuple[Space, list[Reco
     """The space of a confirmation's folder, its records, and what they say by now. Raises UserError."""
     space, records = read_folder(folder, url, CONFIRM)
     return space, records, conclude(space, variants(space, kept(space, folder)), records)
+
+
+def last_verdict(folder: Path) -> Confirmation | None:
+    """What a confirmation's folder said when it was last written; None where there is none, or none of this version."""
+    try:
+        return TypeAdapter(Confirmation).validate_json((folder / VERDICT).read_bytes(), strict=False)
+    except (OSError, ValueError):
+        return None
 
 
 def write_verdict(found: Confirmation, space: Space, records: Sequence[Record], place: Path) -> dict[str, object]:

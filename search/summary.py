@@ -1,0 +1,91 @@
+"""What a search has found, in a few sentences: for its page and for a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from .budget import ARMS
+from .proxy import Record
+from .results import Results
+
+
+def summary(found: Results) -> list[str]:
+    """The winner, in a sentence, and the arms, in another."""
+    return [_winner(found), *filter(None, [_arms(found)])]
+
+
+def _winner(found: Results) -> str:
+    winner = found.winner
+    if winner is None:
+        return "No candidate within the limits has a loss: there is no winner."
+    tied = len(found.tied(winner))
+    told = "" if found.noise is None else f"; {_count(tied, 'other candidate')} cannot be told from it by loss"
+    return (
+        f"The winner, {found.winner_words}, is {winner.run} ({winner.placement}; d_ff {winner.target.d_ff}): "
+        f"{winner.loss_nats:.4f} nats{_against(found, winner)}, {costs(found, winner)}{told}."
+    )
+
+
+def _arms(found: Results) -> str:
+    """The arms against the dense one, in the order in which they are run."""
+    arms = [found.arms[name] for name in ARMS if name in found.arms]
+    told = [f"{one.arm} {_arm(found, one)}" for one in arms]
+    return f"Of the reference arms: {'; '.join(told)}." if told else ""
+
+
+def _arm(found: Results, record: Record) -> str:
+    if record.loss_nats is None:
+        return record.status
+    if record.arm == "dense":
+        return f"{record.loss_nats:.4f} nats"
+    return f"{record.loss_nats:.4f} nats{_against(found, record)}, {costs(found, record)}"
+
+
+def costs(found: Results, record: Record) -> str:
+    """Each cost as a share of the dense target's."""
+    return ", ".join(f"{found.relative(record, name):.3f} x dense in {name}" for name in found.costs)
+
+
+def _against(found: Results, record: Record) -> str:
+    delta, word = found.delta(record), found.against_dense(record)
+    if delta is None or record.arm == "dense":
+        return ""
+    return f" ({delta:+.4f} against dense: {word})" if word != "unknown" else f" ({delta:+.4f} against dense)"
+
+
+def belief(found: Results) -> str:
+    """How far single runs of the proxy can be believed."""
+    noise = found.noise
+    if noise is None:
+        return "The noise of this proxy was not measured: fewer than two seeds of the dense arm have ended well."
+    return (
+        f"The smallest difference that single runs of this proxy resolve is {noise.resolvable_nats:.3f} nats "
+        f"(t(0.975, {noise.n - 1}) √2 x the standard deviation {noise.std_nats:.4f} of {noise.n} seeds of the dense arm); "
+        "what lies closer together is tied."
+    )
+
+
+def ended(found: Results) -> str:
+    """How many runs there were, and how they ended."""
+    counts = [
+        (len(found.complete), "trained to the end"),
+        (len(found.stopped), "stopped at a rung"),
+        *((len(of_status(found.records, status)), status) for status in ("diverged", "failed")),
+    ]
+    told = [f"{count:,} {words}" for count, words in counts if count or words == "trained to the end"]
+    again = sum(record.continues is not None for record in found.records)
+    told += [f"{again:,} taken up again"] if again else []
+    return f"{_count(len(found.records), 'run')} of candidates: {', '.join(told)}; {found.tokens:,} training tokens in all."
+
+
+def of_status(records: Sequence[Record], *status: str) -> list[Record]:
+    """Those that ended so."""
+    return [record for record in records if record.status in status]
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def outside(found: Results) -> Iterator[str]:
+    """Arms and listed placements that break a limit, and so are not on the front."""
+    asked = [one for one in found.records if one.arm is not None or one.listed is not None]
+    yield from (one.run for one in asked if not one.feasible)

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 LOSS = "validation loss of the proxy (loss_nats)"
 SHARES = {
     "loss_nats": LOSS,
-    "flops_per_token": "training FLOPs a token at the target, share of dense (flops_per_token)",
-    "params": "parameters of the target, share of dense (params)",
-    "memory_bytes": "training memory of the target, share of dense (memory_bytes)",
+    "flops_per_token": "training FLOPs a token at the target,<br>share of dense (flops_per_token)",
+    "params": "parameters of the target,<br>share of dense (params)",
+    "memory_bytes": "training memory of the target,<br>share of dense (memory_bytes)",
 }
 """The title of each objective's axis."""
 

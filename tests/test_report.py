@@ -55,7 +55,7 @@ def test_text_from_records_and_the_space_is_escaped(page):
 
 def test_the_page_names_the_winner_and_the_noise(page):
     text = body(page)
-    assert "The winner, an end of the front, which has no knee, is trial-5 (" in text
+    assert "The winner, the only run on the front, is trial-5 (" in text
     assert f"resolve is {FOUND.noise.resolvable_nats:.3f} nats" in text
 
 

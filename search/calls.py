@@ -73,12 +73,12 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
         from .report import write_report
         from .results import results
 
-        found = results(loaded, ledger)
-        paths: dict[str, object] = {"page": write_report(found, place)}
+        found, paths = results(loaded, ledger), dict[str, object]()
         if found.winner is not None:
             config = export(found, found.winner, place)
             paths |= {"is it true?": f"lpanas confirm {shlex.quote(str(place))}"}
             paths |= {"exported config": config, "train it": f"lpanas train {shlex.quote(str(config))}"}
+        paths = {"page": write_report(found, place)} | paths  # it says what was exported
     if state.exhausted:
         terminal.console.print("No candidate is left that was not trained.")
     terminal.print_results(found, paths)

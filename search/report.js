@@ -132,7 +132,7 @@ for (const button of document.querySelectorAll("[data-scale]")) {
 
 // the table
 
-const MOST = 100;
+const MOST = settings.most;
 const body = document.querySelector("#records tbody");
 const rows = [...body.rows].map((tr, place) => {
   const run = data.rows[place][at.run];

@@ -23,6 +23,8 @@ from .wording import claim, headline
 
 SIGNIFICANT = 9
 """Digits of a number in the page's data."""
+ROWS = 100
+"""Of the table that are shown at first: a browser needs seconds for thousands (assumption)."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def page(found: Results, out: Path, note: str = "") -> str:
         drawings=drawings(drawn),
         config=CONFIG,
         rows=[found.row(record) for record in records],
+        most=ROWS,
         data=data(found, records),
         lost=summary.of_status(records, "diverged", "failed"),
         calls=calls(out),

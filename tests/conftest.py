@@ -5,6 +5,7 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+import browser
 import pytest
 import torch
 from hypothesis import settings
@@ -97,6 +98,18 @@ def postgres() -> Generator[Postgres]:
 def server_url(postgres: Postgres, request: pytest.FixtureRequest) -> str:
     """An empty database of the test's own on the server."""
     return postgres.database(re.sub(r"\W", "_", request.node.name)[-60:])
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Generator[object]:
+    """A browser (see browser.py) for a module, as its event loop runs in this thread all the while; without one here its
+    tests are skipped."""
+    for name in ("playwright", "axe_core_python"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'lpanas[dev]'")
+    if browser.program() is None:
+        pytest.skip("there is no Chromium or Chrome here: apt-get install chromium, or BROWSER_PATH")
+    with browser.launched() as it:
+        yield it
 
 
 @pytest.fixture

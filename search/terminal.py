@@ -1,5 +1,6 @@
 """The same results in a terminal: one screen at the end of a search, what `show` prints."""
 
+import math
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
-from . import wording
+from . import characters, wording
 from .budget import ARMS
 from .confirmation import ComparisonResult, Confirmation
 from .outlook import outlook
@@ -19,58 +20,85 @@ from .space import Space
 
 WIDTH = 120
 """Columns where there is no terminal to ask."""
+FRONT = 8
+"""Candidates of the front, at most, in a table that has to fit on a screen."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def print_results(found: Results, paths: dict[str, object]) -> None:
-    """One screen: the arms, the front, the winner, the smallest difference, where things are."""
-    console.print(_records("The reference arms", found, list(found.arms.values())))
-    listed = [record for record in found.records if record.listed is not None]
-    if listed:
-        console.print(_records("The placements that were asked for", found, listed))
-    console.print(_records("The front, lowest loss first", found, found.front))
-    outside = [record.run for record in (*found.arms.values(), *listed) if not record.feasible]
-    if outside:
-        console.print(f"Above the space's limits, and so not on the front: {', '.join(outside)}", markup=False)
-    again = sum(record.continues is not None for record in found.records)
-    if found.stopped or again:
-        told = f"{len(found.stopped)} candidates were stopped at a rung" + (f", {again} more taken up again" if again else "")
-        console.print(f"{told}; {found.tokens:,} tokens were trained on in all")
-    failed = [record for record in found.records if record.status in ("diverged", "failed")]
-    if failed:
-        console.print(f"{len(failed)} runs did not end well; the first: {failed[0].run}, {failed[0].reason}", markup=False)
-    winner, noise = found.winner, found.noise
-    if winner is not None:
-        shares = ", ".join(f"{found.relative(winner, name):.3f} x dense in {name}" for name in found.costs)
-        console.print(
-            f"Winner ({found.winner_words}): {winner.run}, {winner.placement}, d_ff {winner.target.d_ff}", markup=False
-        )
-        tied = f"{len(found.tied(winner))} other candidates" if noise else "it is not known how many others"
-        console.print(f"  {winner.loss_nats:.4f} nats, {shares}; {tied} cannot be told from it by loss")
-    if noise is None:
-        console.print("The smallest difference this proxy can resolve is not known: too few dense seeds ended well")
-    else:
-        console.print(
-            f"Smallest difference this proxy can resolve: {noise.resolvable_nats:.3f} nats between two single runs "
-            f"(std {noise.std_nats:.4f} over {noise.n} seeds of the dense arm)"
-        )
+    """One screen: the front in characters, the arms and the front in numbers, the winner, the smallest difference, where
+    things are."""
+    for line in characters.front_lines(found, console.width, console.encoding):
+        console.print(line, markup=False)
+    rows = _rows(found)
+    if rows:
+        console.print(_records(found, rows))
+    for line in [*_left_out(found, rows), *_conclusions(found)]:
+        console.print(line, markup=False)
     for name, path in paths.items():
         console.print(f"{name}: {path}", markup=False)
 
 
-def _records(title: str, found: Results, records: Sequence[Record]) -> Table:
-    table = _table(
-        "run", "arm", "loss_nats", "against dense", *(f"{name}\nx dense" for name in found.costs), "d_ff", "placement"
-    )
-    table.title = title
-    for record in records:
+def _rows(found: Results) -> list[Record]:
+    """The arms, the placements that were asked for and FRONT of the front, lowest loss first, those without one last."""
+    front = found.front
+    steps = min(len(front), FRONT)
+    places = {place * (len(front) - 1) // max(1, steps - 1) for place in range(steps)}
+    chosen = [front[place] for place in places] + ([found.winner] if found.winner else [])
+    asked = [record for record in found.records if record.listed is not None]
+    rows = {record.run: record for record in (*found.arms.values(), *asked, *chosen)}
+    return sorted(rows.values(), key=lambda record: math.inf if record.loss_nats is None else record.loss_nats)
+
+
+def _records(found: Results, rows: Sequence[Record]) -> Table:
+    """A row a record, with its mark in the drawing and a * on the front."""
+    widths = {record.target.d_ff for record in rows}
+    shares = [f"{name}\nx dense" for name in found.costs]
+    table = _table("", "run", "arm", "loss_nats", "against dense", *shares, *(["d_ff"] if len(widths) > 1 else []), "placement")
+    table.title = "The reference arms and the front (*), lowest loss first"
+    marks, front = characters.marks(found), {record.run for record in found.front}
+    for record in rows:
+        mark = marks.get(record.run, "")
+        mark += "*" if record.run in front and mark not in ("*", "W") else ""
         delta = found.delta(record)
         loss = record.status if record.loss_nats is None else f"{record.loss_nats:.4f}"
         against = "" if delta is None or record.arm == "dense" else f"{delta:+.4f} {found.against_dense(record)}"
-        shares = [f"{found.relative(record, name):.3f}" for name in found.costs]
-        table.add_row(record.run, record.arm or "", loss, against, *shares, str(record.target.d_ff), record.placement)
+        arm = record.arm or ("asked for" if record.listed is not None else "")
+        figures = [f"{found.relative(record, name):.3f}" for name in found.costs]
+        figures += [str(record.target.d_ff)] if len(widths) > 1 else []
+        mark = characters.written(mark, console.encoding)
+        table.add_row(mark, record.run, arm, loss, against, *figures, record.placement)
     return table
+
+
+def _left_out(found: Results, rows: Sequence[Record]) -> list[str]:
+    """What the table does not say, or not of all: the rest of the front, limits, runs that were stopped or did not end well."""
+    lines = []
+    if more := len({record.run for record in found.front} - {record.run for record in rows}):
+        lines.append(f"{more} more of the {len(found.front)} on the front")
+    if outside := [record.run for record in rows if not record.feasible]:
+        lines.append(f"Above the space's limits, and so not on the front: {', '.join(outside)}")
+    again = sum(record.continues is not None for record in found.records)
+    if found.stopped or again:
+        told = f"{len(found.stopped)} candidates were stopped at a rung" + (f", {again} more taken up again" if again else "")
+        lines.append(f"{told}; {found.tokens:,} tokens were trained on in all")
+    if failed := [record for record in found.records if record.status in ("diverged", "failed")]:
+        lines.append(f"{len(failed)} runs did not end well; the first: {failed[0].run}, {failed[0].reason}")
+    return lines
+
+
+def _conclusions(found: Results) -> list[str]:
+    """The winner, what cannot be told from it, and how small a difference can."""
+    winner, noise, lines = found.winner, found.noise, list[str]()
+    if winner is not None:
+        tied = f"{len(found.tied(winner))} other candidates" if noise else "it is not known how many others"
+        what = f"{winner.run}, {winner.placement}, d_ff {winner.target.d_ff}"
+        lines.append(f"Winner ({found.winner_words}): {what}; {tied} cannot be told from it by loss")
+    if noise is None:
+        return [*lines, "The smallest difference this proxy can resolve is not known: too few dense seeds ended well"]
+    told = f"{noise.resolvable_nats:.3f} nats between two single runs (std {noise.std_nats:.4f}, {noise.n} seeds of dense)"
+    return [*lines, f"Smallest difference this proxy can resolve: {told}"]
 
 
 def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:

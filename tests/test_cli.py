@@ -157,7 +157,13 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
     out = tmp_path / "out"
     code, screen, err = call("search", space, "--out", out, "--workers", 2)
     assert (code, err) == (0, "")
-    for text in ("The reference arms", "The front", "Winner", "Smallest difference", str(out / "report.html")):
+    for text in (
+        "flops_per_token x dense",
+        "The reference arms and the front",
+        "Winner",
+        "Smallest difference",
+        str(out / "report.html"),
+    ):
         assert text in screen
 
     again = call("search", space, "--out", out)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from lpanas.search.pareto import hypervolume, knee, non_dominated
+from lpanas.search import pareto
+from lpanas.search.pareto import hypervolume, hypervolume_history, knee, non_dominated
 from optuna._hypervolume import compute_hypervolume
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 4))
@@ -29,6 +30,16 @@ def test_the_front_is_that_of_brute_force(points):
 @given(GAPPY)
 def test_a_row_with_a_nan_is_not_on_the_front_and_keeps_no_other_from_it(points):
     assert non_dominated(points).tolist() == brute_force(points.tolist())
+
+
+@pytest.mark.parametrize("some", [0, 5])
+def test_the_front_of_many_rows_is_that_of_brute_force(monkeypatch, some):
+    monkeypatch.setattr(pareto, "SOME", some)
+    random = np.random.default_rng(some)
+    for columns in (1, 3, 4):
+        for values in ([0.0, 1.0, 2.0, 3.0, np.nan, np.inf], random.random(40)):
+            points = random.choice(values, size=(40, columns))
+            assert non_dominated(points).tolist() == brute_force(points.tolist())
 
 
 @given(GRIDS)
@@ -120,3 +131,26 @@ def test_another_row_never_lowers_the_hypervolume_and_raises_it_just_when_nobody
 def test_a_row_on_the_edge_of_the_reference_adds_no_hypervolume_and_no_rows_have_none():
     assert hypervolume(np.array([[1.0, 2.0], [3.0, 0.0]]), np.array([3.0, 2.0])) == 0
     assert hypervolume(np.zeros((0, 3)), np.ones(3)) == 0
+
+
+@given(GAPPY)
+def test_the_history_is_the_hypervolume_of_every_beginning(points):
+    reference = np.full(points.shape[1], 2.5)
+    expected = [hypervolume(points[: n + 1], reference) for n in range(len(points))]
+    assert hypervolume_history(points, reference).tolist() == expected
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_the_history_of_random_rows_is_that_of_optuna(columns):
+    random = np.random.default_rng(columns)
+    points, reference = random.random((60, columns)), np.full(columns, 0.9)
+    points[random.random((60, columns)) < 0.05] = np.nan
+    points[30:40] = points[:10]
+    history = hypervolume_history(points, reference)
+    for n, volume in enumerate(history, 1):
+        inside = points[:n][(points[:n] < reference).all(axis=1)]
+        assert volume == pytest.approx(compute_hypervolume(inside, reference) if len(inside) else 0.0, rel=1e-9)
+
+
+def test_no_rows_have_no_history():
+    assert hypervolume_history(np.zeros((0, 3)), np.ones(3)).tolist() == []

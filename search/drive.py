@@ -149,6 +149,7 @@ def drive(
     for record in runs.ended:  # an earlier driver may have died right after telling
         kept.clear(checkpoints, record)
     runs.done_before, runs.seats = runs.done, lambda: executor.seats
+    places = dict[str, str]()
     while True:
         job = supply.take() if executor.idle and not runs.stopping else None
         if job is not None:
@@ -158,6 +159,7 @@ def drive(
             return
         made = job is None and not runs.stopping and supply.make()
         watch()
+        places |= {seat.run: f"{seat.worker}, {seat.device}" for seat in executor.seats if seat.run is not None}
         for message in executor.wait(0.0 if runs.stopping or job is not None or made else 1.0):
             if isinstance(message, Trained):
                 runs.progress[message.run] = message
@@ -169,13 +171,20 @@ def drive(
                 runs.running[again.run] = again
                 executor.submit(again)
             else:
-                record = message.record if isinstance(message, Fault) else message
+                record = _placed(message.record if isinstance(message, Fault) else message, places)
                 ledger.tell(record)
                 runs.end(record)
                 kept.clear(checkpoints, record)
                 kept.trim(checkpoints, [*runs.running.values(), *runs.ready, *runs.recovered])
         if runs.stopping:
             raise KeyboardInterrupt
+
+
+def _placed(record: Record, places: dict[str, str]) -> Record:
+    """The record with its worker, which does not hold the run any more when its record comes. places: the worker of each run
+    under way; it loses this one's."""
+    place = places.pop(record.run, "")
+    return record if record.measured is None else record.change(measured=record.measured.change(worker=place))
 
 
 def half_microbatch(config: TrainConfig) -> int | None:

@@ -111,6 +111,8 @@ class Measured(Config):
     """What depends on the machine and the moment, and so differs between two runs of one seed."""
 
     device: str
+    worker: str = ""
+    """Its worker and device, as the executor names them; empty where nobody noted it."""
     started: float
     """Unix time, seconds."""
     seconds: float

@@ -1,9 +1,11 @@
+from itertools import pairwise
+
 import pytest
 from lpanas.lpa.config import UserError
 from lpanas.search.budget import ARMS
 from lpanas.search.executor import LocalExecutor, lost
 from lpanas.search.ledger import NOISE, SEARCH, open_ledger
-from lpanas.search.proxy import Advanced
+from lpanas.search.proxy import Advanced, Record
 from lpanas.search.study import search
 from making import plain, stop_at, tiny_space
 from scripted import Crowd, Kept, Rungs
@@ -83,6 +85,23 @@ def test_the_same_seed_gives_equal_records(executor, undisturbed, url):
     again = Study(url)
     again.search(executor)
     assert plain(again.records()) == plain(undisturbed[0].records())
+
+
+def test_each_record_says_which_worker_trained_it_and_none_trained_two_at_once(two, url):
+    study = Study(url)
+    study.search(two)
+    its = [record.measured for record in study.records()]
+    assert {one.worker for one in its} == {"0, cpu", "1, cpu"}
+    for worker in ("0, cpu", "1, cpu"):
+        turns = sorted((one.started, one.started + one.seconds) for one in its if one.worker == worker)
+        assert all(end <= start for (_, end), (start, _) in pairwise(turns))
+
+
+def test_a_record_from_before_workers_were_noted_is_read_without_one(undisturbed):
+    record = undisturbed[0].records()[0]
+    text = record.model_dump_json().replace(f'"worker":"{record.measured.worker}",', "")
+    assert "worker" not in text
+    assert Record.parse_json(text, "an old record") == record.change(measured=record.measured.change(worker=""))
 
 
 def test_a_finished_search_trains_nothing_when_it_is_started_again(executor, undisturbed):

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from .figure import LOSS
+from .figure import LOSS, some_of
 from .page import COLOURS
 from .proxy import Record
 from .results import Results
@@ -16,10 +16,7 @@ def curves(found: Results) -> tuple[list[Record], int]:
     """The candidates whose curves are drawn, by number, and how many there are: of more than CURVES the arms, the front and
     CURVES others, evenly spread over the search."""
     drawn = [record for record in found.records if record.curve]
-    chosen = {record.run for record in (*found.arms.values(), *found.front)}
-    others = [record.run for record in drawn if record.run not in chosen]
-    chosen |= {others[place * len(others) // CURVES] for place in range(CURVES)} if len(others) > CURVES else set(others)
-    return [record for record in drawn if record.run in chosen], len(drawn)
+    return some_of(found, drawn, CURVES), len(drawn)
 
 
 def curves_figure(found: Results) -> go.Figure:

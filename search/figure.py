@@ -1,11 +1,18 @@
 """A figure of a search in two steps: what is drawn, as a table, and the drawing."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+
+from ..lpa.placement import parse_rank
+from .proxy import Record
+from .results import Results
+from .space import Space
 
 LOSS = "validation loss of the proxy (loss_nats)"
 SHARES = {
@@ -57,3 +64,35 @@ def ceiling(losses: Sequence[float], always: Iterable[float] = ()) -> float:
 def digits(values: Iterable[float], significant: int = 7) -> list[float]:
     """As many digits as a drawing shows: a page of thousands of records has no room for more."""
     return [float(f"{value:.{significant}g}") for value in values]
+
+
+def some_of(found: Results, records: Sequence[Record], most: int) -> list[Record]:
+    """In their order: the arms, the front, and of the others so many at most, evenly spread."""
+    chosen = {record.run for record in (*found.arms.values(), *found.front)}
+    others = [record.run for record in records if record.run not in chosen]
+    chosen |= {others[place * len(others) // most] for place in range(most)} if len(others) > most else set(others)
+    return [record for record in records if record.run in chosen]
+
+
+def varied(space: Space) -> dict[str, list[str]]:
+    """The choices that have more than one level, and these: ranks from dense to the lowest, others as in the space."""
+    return {
+        name: sorted(levels, key=_falling) if name.startswith("rank ") else list(levels)
+        for name, levels in space.choices.items()
+        if len(levels) > 1
+    }
+
+
+def _falling(rank: str) -> Fraction:
+    return -(parse_rank(rank) or Fraction(2))
+
+
+def guessing(space: Space) -> float:
+    """The loss of a proxy that has learnt nothing, nats: ln(vocab_size). What lies above it tells of no choice."""
+    return math.log(space.proxy.model.vocab_size)
+
+
+def readable(losses: Sequence[float], space: Space) -> float:
+    """Where an axis of losses may end without squashing most of them: the highest loss that is neither above guessing nor far
+    out, which is three times the quartiles' distance above the upper one (Tukey, 1977); of all, when all are above guessing."""
+    return ceiling([loss for loss in losses if loss <= guessing(space)] or losses)

@@ -14,6 +14,7 @@ from .confirmation import Confirmation
 from .figure import Figure
 from .folder import calls
 from .front_figures import front_figure
+from .importance_figures import importance_figure
 from .page import CONFIG, rendered, text_of
 from .placement_figure import placement_figure
 from .proxy import Record
@@ -40,7 +41,7 @@ class Exported:
 
 def figures(found: Results) -> list[Figure]:
     """All of a search, in the order of its page."""
-    return [*(front_figure(found, cost) for cost in found.costs), placement_figure(found)]
+    return [*(front_figure(found, cost) for cost in found.costs), placement_figure(found), importance_figure(found)]
 
 
 def write_report(found: Results, out: Path, note: str = "") -> Path:

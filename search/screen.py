@@ -109,7 +109,7 @@ def view_of(view: View) -> RenderableType:
     if isinstance(found, Confirmation):
         notes = [f"{found.name}: {found.runs} runs of its confirmation", wording.headline(found), *filter(None, [view.note])]
         return _confirmation(notes, moment)
-    heads = [_headline(found, moment), *([view.note] if view.note else [])]
+    heads = [headline(found, moment), *([view.note] if view.note else [])]
     room = console.height - sum(math.ceil(len(line) / width) for line in heads) - 1 if console.is_terminal else 10**6
     working = moment.workers if moment is not None else ()
     front = found.front
@@ -141,7 +141,8 @@ def _more(count: int, what: str) -> list[Text]:
     return [Text(f"and {count} more {what}")] if count > 0 else []
 
 
-def _headline(found: Results, moment: live.Moment | None) -> str:
+def headline(found: Results, moment: live.Moment | None) -> str:
+    """How far a search is, in a line."""
     budget, ended = found.space.search, len(found.records) + len(found.seeds)
     done = ended if moment is None else max(ended, moment.done)
     most = "at most " if budget.tokens is not None or budget.minutes is not None else ""

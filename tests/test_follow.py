@@ -47,7 +47,7 @@ def test_the_page_of_a_search_that_runs_says_how_far_it_is_and_what_ails_its_dri
     def views():
         yield View(moment(done=5, seconds=60.0), EARLY, "no word from the driver's process 7 on here for 20 s")
         text = page(tmp_path)
-        assert re.search(r"tiny: 5 of 10003 runs, \d+ on the front, best loss \d\.\d{4} nats; started 1 min 0 s ago", text)
+        assert re.search(r"tiny: 5 of 10001 runs, \d+ on the front, best loss \d\.\d{4} nats; started 1 min 0 s ago", text)
         assert "no word from the driver&#39;s process 7 on here for 20 s. As of " in text
         yield View(None, EARLY)
 

@@ -49,18 +49,6 @@ def titled(figure: Figure) -> go.Figure:
     return go.Figure(figure.drawing).update_layout(title=figure.title, margin_t=60)
 
 
-FENCE = 3.0
-"""Of the distance between the quartiles: what lies farther above the upper one is left above a figure (Tukey 1977: far out)."""
-
-
-def ceiling(losses: Sequence[float], always: Iterable[float] = ()) -> float:
-    """The largest loss that a figure has to show: the largest of all but those far above the rest, which would squash it, and
-    of those that are always shown. losses: at least one."""
-    low, high = np.quantile(losses, [0.25, 0.75])
-    usual = [loss for loss in losses if loss <= high + FENCE * (high - low)]
-    return max([*usual, *always])
-
-
 def digits(values: Iterable[float], significant: int = 7) -> list[float]:
     """As many digits as a drawing shows: a page of thousands of records has no room for more."""
     return [float(f"{value:.{significant}g}") for value in values]
@@ -92,7 +80,14 @@ def guessing(space: Space) -> float:
     return math.log(space.proxy.model.vocab_size)
 
 
-def readable(losses: Sequence[float], space: Space) -> float:
-    """Where an axis of losses may end without squashing most of them: the highest loss that is neither above guessing nor far
-    out, which is three times the quartiles' distance above the upper one (Tukey, 1977); of all, when all are above guessing."""
-    return ceiling([loss for loss in losses if loss <= guessing(space)] or losses)
+FENCE = 3.0
+"""Of the distance between the quartiles: what lies farther above the upper one is far out (Tukey 1977)."""
+
+
+def readable(losses: Sequence[float], space: Space, always: Iterable[float] = ()) -> float:
+    """Where an axis of losses may end without squashing most of them, nats: at the highest that is neither above guessing nor
+    far out, and at those that are always shown. losses: at least one; of all of them, when all are above guessing."""
+    learnt = [loss for loss in losses if loss <= guessing(space)] or losses
+    lower, upper = np.quantile(learnt, (0.25, 0.75))
+    near = [loss for loss in learnt if loss <= upper + FENCE * (upper - lower)] if upper > lower else learnt
+    return max([*near, *always])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figure import LOSS, SHARES, Figure, ceiling, digits
+from .figure import LOSS, SHARES, Figure, digits, readable
 from .page import COLOURS, LAYOUT, SYMBOLS
 from .results import Results
 
@@ -58,7 +58,7 @@ def front_figure(found: Results, cost: str) -> Figure:
     name, title = f"front_{cost}", f"Loss against {cost}"
     if rows.empty:
         return Figure(name, title, "No candidate has been trained to its end.", rows, drawing)
-    top, band = ceiling(rows["loss_nats"].tolist(), rows[rows["kind"] == "front"]["loss_nats"]), _band(found)
+    top, band = readable(rows["loss_nats"].tolist(), found.space, rows[rows["kind"] == "front"]["loss_nats"]), _band(found)
     ends = [float(rows["loss_nats"].min()), top, *(end for end in band if end <= top + (top - rows["loss_nats"].min()))]
     edge = 0.05 * (max(ends) - min(ends)) or 0.05
     for trace in [*_front(found, rows), *_candidates(rows), *_legend(found, rows)]:

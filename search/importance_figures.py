@@ -250,7 +250,10 @@ def _fit_words(outcome: str, rows: pd.DataFrame) -> str:
         return f"{word}: {n} run{'s' * (n != 1)}, too few; the model asks for {least}."
     parts = [f"{word}: {n} runs"]
     if not math.isnan(r2):
-        chance = f" ({100 * (least - 3) / (n - 1):.0f} % by chance); the rest is interaction and noise"
-        parts.append(f"{100 * r2:.0f} % of the variance explained{chance if outcome == 'loss_nats' else ''}")
+        by_chance, noise = (
+            ("", "") if outcome != "loss_nats" else (f" ({100 * (least - 3) / (n - 1):.0f} % by chance)", " and noise")
+        )
+        rest = f"; the rest is interaction{noise}" if r2 < 0.995 else ""
+        parts.append(f"{100 * r2:.0f} % of the variance explained{by_chance}{rest}")
     notes = [f"{row['choice']}: {row['note']}" for row in rows.to_dict("records") if row["note"]]
     return f"{', '.join(parts)}{'; ' + ', '.join(notes) if notes else ''}."

@@ -2,7 +2,7 @@ import math
 import random
 
 import pytest
-from lpanas.search.figure import ceiling, digits
+from lpanas.search.figure import digits, readable
 from lpanas.search.front_figures import KINDS, front_figure, front_rows
 from lpanas.search.page import COLOURS
 from lpanas.search.results import Results
@@ -126,12 +126,13 @@ def test_one_run_and_identical_ones_have_an_axis(records):
     assert low < 3.0 < high
 
 
-def test_the_ceiling_is_the_largest_loss_but_for_those_far_out():
+def test_an_axis_ends_at_the_largest_loss_that_is_neither_far_out_nor_above_guessing():
     usual = [random.Random(0).gauss(3, 0.1) for _ in range(100)]
-    assert ceiling(usual) == max(usual)
-    assert ceiling([*usual, 50.0, 1e9]) == max(usual)
-    assert ceiling([*usual, 50.0], always=[50.0]) == 50.0
-    assert ceiling([2.0]) == 2.0
+    assert readable(usual, SPACE) == max(usual)
+    assert readable([*usual, 5.0, math.log(264) + 1e-9, 1e9], SPACE) == max(usual)
+    assert readable([*usual, 50.0], SPACE, always=[50.0]) == 50.0
+    assert readable([2.0, 2.0, 2.0, 2.0, 5.0], SPACE) == 5.0
+    assert readable([7.0, 8.0], SPACE) == 8.0
 
 
 def test_digits_are_those_that_are_asked_for():

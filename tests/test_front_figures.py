@@ -127,7 +127,8 @@ def test_one_run_and_identical_ones_have_an_axis(records):
 
 
 def test_an_axis_ends_at_the_largest_loss_that_is_neither_far_out_nor_above_guessing():
-    usual = [random.Random(0).gauss(3, 0.1) for _ in range(100)]
+    chance = random.Random(0)
+    usual = [chance.gauss(3, 0.1) for _ in range(100)]
     assert readable(usual, SPACE) == max(usual)
     assert readable([*usual, 5.0, math.log(264) + 1e-9, 1e9], SPACE) == max(usual)
     assert readable([*usual, 50.0], SPACE, always=[50.0]) == 50.0

@@ -74,7 +74,7 @@ class Copy:
         running = {number(one.run) for one in workers if one.run is not None and one.run.startswith(SEARCH)}
         numbers = range(max([*self.begun, *self.ended, *running], default=-1) + 1)
         figures = {f"front-{cost}": titled(front_figure(found, cost)) for cost in found.costs} if is_new else {}
-        figures |= {"learning-curves": curves_figure(found)} if is_new else {}
+        figures |= {"learning-curves": titled(curves_figure(found))} if is_new else {}
         if not self.lock.acquire(timeout=EVERY):
             return
         try:

@@ -10,7 +10,9 @@ from pathlib import Path
 from ..lpa.config import dump_yaml
 from ..lpa.files import replace_text
 from . import summary
+from .choices_figure import choices_figure
 from .confirmation import Confirmation
+from .curve_figures import curves_figure
 from .figure import Figure
 from .folder import calls
 from .front_figures import front_figure
@@ -41,7 +43,8 @@ class Exported:
 
 def figures(found: Results) -> list[Figure]:
     """All of a search, in the order of its page."""
-    return [*(front_figure(found, cost) for cost in found.costs), placement_figure(found), importance_figure(found)]
+    others = (placement_figure, importance_figure, curves_figure, choices_figure)
+    return [*(front_figure(found, cost) for cost in found.costs), *(draw(found) for draw in others)]
 
 
 def write_report(found: Results, out: Path, note: str = "") -> Path:

@@ -61,7 +61,7 @@ def front_figure(found: Results, cost: str) -> Figure:
     top, band = readable(rows["loss_nats"].tolist(), found.space, rows[rows["kind"] == "front"]["loss_nats"]), _band(found)
     ends = [float(rows["loss_nats"].min()), top, *(end for end in band if end <= top + (top - rows["loss_nats"].min()))]
     edge = 0.05 * (max(ends) - min(ends)) or 0.05
-    for trace in [*_front(found, rows), *_candidates(rows), *_legend(found, rows)]:
+    for trace in [*_front(found, rows), *_candidates(rows), *_winner(rows), *_legend(found, rows)]:
         drawing.add_trace(trace)
     if band:
         drawing.add_hrect(*band, fillcolor="#888888", opacity=0.15, line_width=0, layer="below")
@@ -116,6 +116,15 @@ def _front(found: Results, rows: pd.DataFrame) -> Iterator[go.Scatter]:
             x=digits(line["share"]), y=digits(line["loss_nats"]), mode="lines", name="front", hoverinfo="skip",
             line={"color": "#666666", "shape": "hv", "width": 1.5}, showlegend=False,
         )  # fmt: skip
+
+
+def _winner(rows: pd.DataFrame) -> Iterator[go.Scatter]:
+    """A ring about it."""
+    its = rows[rows["label"].str.endswith("winner")]
+    ring = {"symbol": "circle-open", "size": 22, "color": "#1a1a1a", "line": {"width": 1.5}}
+    yield go.Scatter(
+        x=digits(its["share"]), y=digits(its["loss_nats"]), mode="markers", marker=ring, hoverinfo="skip", showlegend=False
+    )
 
 
 def _legend(found: Results, rows: pd.DataFrame) -> Iterator[go.Scatter]:

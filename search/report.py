@@ -26,6 +26,8 @@ from .wording import claim, headline
 
 SIGNIFICANT = 9
 """Digits of a number in the page's data."""
+FEW = 12
+"""Runs that are named of those that ended badly for the same reason."""
 ROWS = 100
 """Of the table that are shown at first: a browser needs seconds for thousands (assumption)."""
 
@@ -76,11 +78,30 @@ def page(found: Results, out: Path, note: str = "") -> str:
         rows=[found.row(record) for record in records],
         most=ROWS,
         data=data(found, records),
-        lost=summary.of_status(records, "diverged", "failed"),
+        lost=lost(records),
+        few=FEW,
         calls=calls(out),
         space=dump_yaml(found.space),
         script=text_of("report.js"),
     )
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Runs that ended badly for the same reason."""
+
+    status: str
+    reason: str
+    runs: list[str]
+
+
+def lost(records: Sequence[Record]) -> list[Lost]:
+    """What ended badly, the most frequent reason first."""
+    groups = dict[tuple[str, str], list[str]]()
+    for one in records:
+        if one.status in ("diverged", "failed"):
+            groups.setdefault((one.status, one.reason), []).append(one.run)
+    return sorted((Lost(*of, runs) for of, runs in groups.items()), key=lambda its: -len(its.runs))
 
 
 def drawings(of: Sequence[Figure]) -> dict[str, object]:

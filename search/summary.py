@@ -1,6 +1,6 @@
 """What a search has found, in a few sentences: for its page and for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
 
 from .budget import ARMS
 from .proxy import Record
@@ -65,27 +65,15 @@ def belief(found: Results) -> str:
 
 def ended(found: Results) -> str:
     """How many runs there were, and how they ended."""
-    counts = [
-        (len(found.complete), "trained to the end"),
-        (len(found.stopped), "stopped at a rung"),
-        *((len(of_status(found.records, status)), status) for status in ("diverged", "failed")),
-    ]
-    told = [f"{count:,} {words}" for count, words in counts if count or words == "trained to the end"]
+    counts = Counter(str(record.status) for record in found.records)
     again = sum(record.continues is not None for record in found.records)
-    told += [f"{again:,} taken up again"] if again else []
-    return f"{_count(len(found.records), 'run')} of candidates: {', '.join(told)}; {found.tokens:,} training tokens in all."
-
-
-def of_status(records: Sequence[Record], *status: str) -> list[Record]:
-    """Those that ended so."""
-    return [record for record in records if record.status in status]
+    words = {"complete": "trained to the end", "pruned": "stopped at a rung", "diverged": "diverged", "failed": "failed"}
+    told = [f"{counts[status]:,} {word}" for status, word in words.items() if counts[status] or status == "complete"]
+    told += [f"{again:,} of those that were stopped taken up again"] if again else []
+    seeds = f"; {_count(len(found.seeds), 'further seed')} of the dense arm" if found.seeds else ""
+    runs = _count(len(found.records), "run")
+    return f"{runs} of candidates: {', '.join(told)}{seeds}; {found.tokens:,} training tokens in all."
 
 
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def outside(found: Results) -> Iterator[str]:
-    """Arms and listed placements that break a limit, and so are not on the front."""
-    asked = [one for one in found.records if one.arm is not None or one.listed is not None]
-    yield from (one.run for one in asked if not one.feasible)

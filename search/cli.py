@@ -134,10 +134,21 @@ def _is_of_storage(error: Exception) -> bool:
 
 
 @app.command()
-def report(directory: Directory, storage: Storage = None) -> None:
-    """Make the tables and the page of a search or of a confirmation anew from its storage."""
+def report(
+    directories: Annotated[list[Path], typer.Argument(parser=_folder, metavar="DIR...", help="Studies' folders.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Page of several, instead of compare.html here.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Make the tables and the page of a search or of a confirmation anew from its storage; of several searches, a page that
+    holds them side by side."""
     from . import terminal
 
+    if len(directories) > 1:
+        _compare(directories, out or Path("compare.html"), storage)
+        return
+    if out is not None:
+        raise UserError(f"--out {out}: only the page of several studies is written elsewhere than into their folder")
+    directory = directories[0]
     if _is_confirmation(directory):
         from .verdict import read_verdict, write_verdict
 
@@ -152,6 +163,16 @@ def report(directory: Directory, storage: Storage = None) -> None:
     if (verdict := directory / "confirm" / "verdict.html").exists():
         paths["its confirmation"] = verdict
     terminal.print_results(found, paths)
+
+
+def _compare(directories: list[Path], page: Path, storage: str | None) -> None:
+    from . import terminal
+    from .compare import read_studies
+    from .compare_page import check_page, write_comparison
+
+    check_page(page)
+    compared = read_studies(directories, storage)
+    terminal.print_comparison(compared, write_comparison(compared, page))
 
 
 def _is_confirmation(directory: Path) -> bool:

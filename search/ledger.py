@@ -92,6 +92,12 @@ class Ledger:
                 raise UserError("the study there was made on other data than what is there now; give another --out")
         self._patiently(lambda: self.storage.set_study_user_attr(study, "made_from", {"space": ours, "data": content}))
 
+    @property
+    def content(self) -> str | None:
+        """The hash of the data that the study was made on; None for one whose driver died right after making it."""
+        held = self._patiently(lambda: self.storage.get_study_user_attrs(self.studies[self.main])).get("made_from")
+        return None if held is None else str(held["data"])
+
     def add(self, kind: str, job: Job) -> None:
         """Write a job down, before it is trained."""
         trial = create_trial(state=TrialState.RUNNING, user_attrs={"job": job.model_dump_json()})

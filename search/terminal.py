@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -10,8 +11,10 @@ from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
-from . import characters, wording
+from . import characters, compare_words, wording
 from .budget import ARMS
+from .compare import Comparison
+from .compare_rows import study_rows, winner_rows
 from .confirmation import ComparisonResult, Confirmation
 from .outlook import outlook
 from .proxy import Record
@@ -22,6 +25,8 @@ WIDTH = 120
 """Columns where there is no terminal to ask."""
 FRONT = 8
 """Candidates of the front, at most, in a table that has to fit on a screen."""
+DIFFERENT = 12
+"""Lines of what differs between studies, likewise."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
@@ -99,6 +104,38 @@ def _conclusions(found: Results) -> list[str]:
         return [*lines, "The smallest difference this proxy can resolve is not known: too few dense seeds ended well"]
     told = f"{noise.resolvable_nats:.3f} nats between two single runs (std {noise.std_nats:.4f}, {noise.n} seeds of dense)"
     return [*lines, f"Smallest difference this proxy can resolve: {told}"]
+
+
+def print_comparison(compared: Comparison, page: Path) -> None:
+    """One screen: which winner is lowest, what does not compare, every study with its winner, where the page is."""
+    different = compare_words.differences(compared)
+    more = [f"and {len(different) - DIFFERENT} more, which the page has"] if len(different) > DIFFERENT else []
+    said = [f"{compare_words.headline(compared)}.", *compare_words.cautions(compared)]
+    for line in [*said, *(f"  {line}" for line in [*different[:DIFFERENT], *more])]:
+        console.print(line, markup=False)
+    console.print(_studies(compared))
+    for line in [compare_words.volumes(compared), f"page: {page}"]:
+        console.print(line, markup=False)
+
+
+def _studies(compared: Comparison) -> Table:
+    studies, shares = study_rows(compared), [f"{cost}\nx dense" for cost in compared.costs]
+    volumes = [_known(study["hypervolume"], ".4g") for study in studies]
+    volume = ["hypervolume"] if any(volumes) else []
+    table = _table("study", "complete", "front", *volume, "winner", "loss_nats", "against dense", *shares, "placement")
+    table.title = "The studies and their winners"
+    for study, enclosed, winner in zip(studies, volumes, winner_rows(compared), strict=True):
+        loss, delta = (_known(winner[name], form) for name, form in (("loss_nats", ".4f"), ("delta_nats", "+.4f")))
+        against = f"{delta} {winner['against_dense'] or ''}".strip()
+        figures = [_known(winner[f"{cost}_share"], ".3f") for cost in compared.costs]
+        cells = [f"{study['complete']} of {study['planned']}", str(study["front"]), *([enclosed] if volume else [])]
+        cells += [str(winner["run"] or "none"), loss, against, *figures, str(winner["placement"] or "")]
+        table.add_row(Text(str(study["study"])), *map(Text, cells))
+    return table
+
+
+def _known(value: object, form: str) -> str:
+    return format(value, form) if isinstance(value, float) else ""
 
 
 def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:

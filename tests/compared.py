@@ -1,0 +1,55 @@
+"""Small studies to hold against each other, in memory and in folders."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from lpanas.lpa.config import dump_yaml
+from lpanas.search.compare import Study
+from lpanas.search.folder import storage_url
+from lpanas.search.ledger import NOISE, SEARCH, open_ledger
+from lpanas.search.results import Results, write_tables
+from making import arm_records, ended, job, record, tiny_space
+
+SPACE = tiny_space()
+DENSE = SPACE.dense_costs["flops_per_token"]
+
+
+def seeds(space, *losses):
+    return [ended(job(space.arm("dense"), f"noise-{n}", seed=n + 1), loss) for n, loss in enumerate(losses)]
+
+
+def study(label, losses, space=SPACE, noise=(3.02, 3.04), content=None, more=()):
+    """A dense arm of loss 3.00, by which the resolvable difference is 0.1217 nats, and candidates as (loss, share) pairs."""
+    records = [record(0, 3.00, DENSE, arm="dense")] if noise is not None else []
+    records += [record(n, loss, round(DENSE * share)) for n, (loss, share) in enumerate(losses, 1)]
+    return Study(label, Path(label), Results(space, [*records, *more], seeds(space, *(noise or ()))), content)
+
+
+A = study("a", [(3.1, 0.5), (3.3, 0.4), (3.2, 0.6)])
+B = study("b", [(2.9, 0.8), (3.18, 0.45)])
+OTHER_TARGET = tiny_space("target.model.d_ff=256")
+OTHER_LR = tiny_space("proxy.optim.lr=2e-2")
+EMPTY = Study("none", Path("none"), Results(SPACE, [], []))
+FAILED = Study("failed", Path("failed"), Results(SPACE, arm_records(SPACE, None, None), []))
+NO_DENSE = study("no dense", [(3.1, 0.5), (3.0, 0.9)], noise=None)
+
+
+def written(folder, found):
+    folder.mkdir(parents=True)
+    (folder / "space.yaml").write_text(dump_yaml(found.space), encoding="utf-8")
+    write_tables(found, folder)
+    return folder
+
+
+def stored(folder, found, content, tables):
+    """The same with a storage."""
+    written(folder, found)
+    shutil.copy(tables, folder / "study.db")
+    with closing(open_ledger(found.space, storage_url(folder), "lpanas")) as ledger:
+        ledger.check(content)
+        for kind, records in ((SEARCH, found.records), (NOISE, found.seeds)):
+            for its in records:
+                ledger.add(kind, its)
+                ledger.tell(its)
+    return folder

@@ -25,6 +25,7 @@ PANELS = {
 WORDS = {"loss_nats": "loss", "flops_per_token": "FLOPs", "params": "params", "memory_bytes": "memory"}
 SIGNS = {"+": ("#E69F00", "▲"), "-": ("#56B4E9", "▼"), "": ("#999999", "")}
 """Colour and symbol of what raises and what lowers; of Okabe and Ito's palette those that no sublayers have."""
+APART = "not told apart"
 ROW = 64
 """Pixels of a choice: its name, the effects, the bars."""
 BAR = 0.22
@@ -104,7 +105,7 @@ def _note(design: Design, name: str, enough: bool) -> str:
     if not enough:
         return f"{len(design.points)} runs, {design.least} needed"
     if name not in design.known:
-        return "varied only together with others"
+        return APART
     unseen = [level for level in levels if level not in seen]
     return f"no run at {', '.join(unseen)}" if unseen else ""
 
@@ -136,7 +137,7 @@ def _panels(rows: pd.DataFrame) -> go.Figure:
         for trace in _bars(its):
             figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title={"text": PANELS[outcome], "font": {"size": 12}}, range=[0, _end(rows, outcome)], col=column)
-        for note in _effects(its):
+        for note in _effects(its, short=column > 1 and len(outcomes) > 2):
             figure.add_annotation(note, row=1, col=column)
     figure.add_traces(list(_legend(rows)))
     for y, row in enumerate(rows[rows["outcome"] == outcomes[0]].to_dict("records")):
@@ -145,7 +146,13 @@ def _panels(rows: pd.DataFrame) -> go.Figure:
             x=0, xref="paper", xanchor="left", y=y - 0.32, text=text, showarrow=False, font={"size": 13}, **BEHIND
         )
     figure.update_xaxes(
-        rangemode="tozero", nticks=4, showgrid=True, tickfont={"size": 10}, zeroline=True, zerolinecolor="#666666"
+        rangemode="tozero",
+        nticks=4 if len(outcomes) < 3 else 3,
+        tickangle=0,
+        showgrid=True,
+        tickfont={"size": 10},
+        zeroline=True,
+        zerolinecolor="#666666",
     )
     figure.update_yaxes(range=[len(choices) - 0.4, -0.6], visible=False)
     figure.update_layout(
@@ -186,7 +193,7 @@ def _bars(rows: pd.DataFrame) -> Iterator[go.Bar | go.Scatter]:
 def _legend(rows: pd.DataFrame) -> Iterator[go.Bar | go.Scatter]:
     """Of what there is."""
     signs = {_sign(row["effect"]) for row in rows[rows["spread"].notna()].to_dict("records")}
-    for sign, words in (("+", "raises"), ("-", "lowers"), ("", "neither")):
+    for sign, words in (("+", "raises"), ("-", "lowers"), ("", "neither, or unknown")):
         if sign in signs:
             colour, symbol = SIGNS[sign]
             yield go.Bar(x=[None], y=[None], name=f"{symbol} {words}".strip(), marker={"color": colour})
@@ -209,12 +216,12 @@ def _hover(row: dict[Any, Any]) -> str:
     )
 
 
-def _effects(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Above each bar its effect, or why there is none."""
+def _effects(rows: pd.DataFrame, short: bool) -> Iterator[dict[str, object]]:
+    """Above each bar its effect, or why there is none; where there is little room, that there is none."""
     base = {"x": 0, "xanchor": "left", "showarrow": False, "align": "left", "font": {"size": 12}, **BEHIND}
     for row in rows.to_dict("records"):
         if math.isnan(row["effect"]):
-            text = f"<i>{plain(row['note'])}</i>"
+            text = "\u2013" if short else f"<i>{plain(row['note'])}</i>"
         else:
             text = f"{SIGNS[_sign(row['effect'])][1]} {_number(row['effect'])}".strip()
             text = f"({text})" if row["spread"] <= row["chance"] else text
@@ -231,7 +238,7 @@ def _words(found: Results, rows: pd.DataFrame) -> Iterator[str]:
             "An additive model of the choices' levels, fitted to the runs inside the space. A bar is the standard deviation "
             "over a choice's levels, all counting alike; above it stands the last level less the first: ▲ raises, ▼ lowers."
         )
-    yield from (_fit_words(str(outcome), its) for outcome, its in rows.groupby("outcome", sort=False))
+    yield from _fits_words(rows)
     loss = rows[rows["outcome"] == "loss_nats"]
     if loss["chance"].notna().any():
         below = [str(row["choice"]) for row in loss.to_dict("records") if row["spread"] <= row["chance"]]
@@ -243,17 +250,30 @@ def _words(found: Results, rows: pd.DataFrame) -> Iterator[str]:
         yield f"Left out: {out} whose loss is above that of guessing, {guessing(found.space):.2f} nats."
 
 
+def _fits_words(rows: pd.DataFrame) -> Iterator[str]:
+    """Of each outcome; of those that are alike in one."""
+    alike = dict[str, list[str]]()
+    for outcome, its in rows.groupby("outcome", sort=False):
+        alike.setdefault(_fit_words(str(outcome), its), []).append(WORDS[str(outcome)])
+    for fit, names in alike.items():
+        together = ", ".join(names)
+        yield f"{together[0].upper()}{together[1:]}: {fit}."
+
+
 def _fit_words(outcome: str, rows: pd.DataFrame) -> str:
-    word = WORDS[outcome][0].upper() + WORDS[outcome][1:]
+    """How many runs, and what the model says of their variance."""
     n, least, r2 = int(rows["n"].iloc[0]), int(rows["least"].iloc[0]), float(rows["r2"].iloc[0])
     if n < least:
-        return f"{word}: {n} run{'s' * (n != 1)}, too few; the model asks for {least}."
-    parts = [f"{word}: {n} runs"]
+        return f"{n} run{'s' * (n != 1)}, too few; the model asks for {least}"
+    parts = [f"{n} runs"]
     if not math.isnan(r2):
-        by_chance, noise = (
-            ("", "") if outcome != "loss_nats" else (f" ({100 * (least - 3) / (n - 1):.0f} % by chance)", " and noise")
-        )
-        rest = f"; the rest is interaction{noise}" if r2 < 0.995 else ""
+        is_loss = outcome == "loss_nats"
+        by_chance = f" ({100 * (least - 3) / (n - 1):.0f} % by chance)" if is_loss else ""
+        rest = f"; the rest is interaction{' and noise' * is_loss}" if r2 < 0.995 else ""
         parts.append(f"{100 * r2:.0f} % of the variance explained{by_chance}{rest}")
-    notes = [f"{row['choice']}: {row['note']}" for row in rows.to_dict("records") if row["note"]]
-    return f"{', '.join(parts)}{'; ' + ', '.join(notes) if notes else ''}."
+    notes = [
+        f"{row['choice']}: {row['note']}{' from other choices' * (row['note'] == APART)}"
+        for row in rows.to_dict("records")
+        if row["note"]
+    ]
+    return f"{', '.join(parts)}{'; ' + ', '.join(notes) if notes else ''}"

@@ -98,7 +98,8 @@ def test_choices_that_vary_together_only_are_words_and_the_others_keep_their_num
     known = figure.rows[(figure.rows["outcome"] == "loss_nats") & figure.rows["effect"].notna()]
     assert list(known["choice"]) == ["rank ffn"]
     assert list(known["effect"]) == pytest.approx([0.3])
-    assert words(figure).count("<i>varied only together with others</i>") == 4
+    assert words(figure).count("<i>not told apart</i>") == 4
+    assert "rebalance: not told apart from other choices" in figure.words
 
 
 def test_too_few_losses_leave_the_costs():
@@ -163,4 +164,5 @@ def test_each_cost_of_the_objectives_or_every_one_has_a_panel(objectives, costs)
     space = tiny_space("vary.rebalance=[none, params]", f"objectives={objectives}")
     figure = importance_figure(results(WHERE, space=space))
     assert list(dict.fromkeys(figure.rows["outcome"])) == ["loss_nats", *costs]
+    assert words(importance_figure(results(WHERE[::2], space=space))).count("\u2013") == (len(costs) if len(costs) > 1 else 0)
     assert len([name for name in figure.drawing.layout if name.startswith("xaxis")]) == 1 + len(costs)

@@ -3,13 +3,13 @@ import math
 from pathlib import Path
 
 import pytest
+from compared import EMPTY, FAILED, NO_DENSE, OTHER_LR, OTHER_TARGET, SPACE, A, B, stored, study, written
 from lpanas.lpa.config import UserError
 from lpanas.search.compare import Comparison, Study, labels, read_studies
 from lpanas.search.compare_rows import front_rows, hypervolumes, pairs, reference, study_rows, winner_rows
 from lpanas.search.compare_words import cautions, differences, headline, volumes
 from lpanas.search.results import Results
 from making import ended, job, point, record, tiny_space
-from compared import EMPTY, FAILED, NO_DENSE, OTHER_LR, OTHER_TARGET, SPACE, A, B, stored, study, written
 
 RESOLVABLE = 4.30265 * math.sqrt(2) * 0.02  # t(0.975, 2) from a printed table, of the losses 3.00, 3.02 and 3.04
 

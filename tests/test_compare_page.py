@@ -7,6 +7,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from compared import EMPTY, FAILED, NO_DENSE, OTHER_LR, OTHER_TARGET, A, B, stored, study, written
 from lpanas.lpa.config import UserError
 from lpanas.search import terminal
 from lpanas.search.compare import Comparison, Study
@@ -18,7 +19,6 @@ from making import arm_records, tiny_space
 from page_tables import UNKNOWN, tables, value
 from plotly.offline import get_plotlyjs
 from rich.console import Console
-from compared import EMPTY, FAILED, NO_DENSE, OTHER_LR, OTHER_TARGET, A, B, stored, study, written
 
 SCRIPT = "<script>alert(\"x\",'y')<"
 IMAGE = "<img\"'&%{x}>"

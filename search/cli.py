@@ -136,43 +136,25 @@ def _is_of_storage(error: Exception) -> bool:
 @app.command()
 def report(
     directories: Annotated[list[Path], typer.Argument(parser=_folder, metavar="DIR...", help="Studies' folders.")],
+    figures: Annotated[
+        str | None, typer.Option(metavar="FORMATS", help="Its figures as files, too: svg,png,pdf, and csv for the rows alone.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Write the page anew while the study runs.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Page of several, instead of compare.html here.")] = None,
     storage: Storage = None,
 ) -> None:
     """Make the tables and the page of a search or of a confirmation anew from its storage; of several searches, a page that
     holds them side by side."""
-    from . import terminal
+    from . import figure_files, reporting
 
+    formats = figure_files.read_formats(figures) if figures is not None else ()
+    reporting.check(directories, out, formats, watch)
     if len(directories) > 1:
-        _compare(directories, out or Path("compare.html"), storage)
-        return
-    if out is not None:
-        raise UserError(f"--out {out}: only the page of several studies is written elsewhere than into their folder")
-    directory = directories[0]
-    if _is_confirmation(directory):
-        from .verdict import read_verdict, write_verdict
-
-        space, records, confirmed = read_verdict(directory, storage)
-        terminal.print_confirmation(confirmed, write_verdict(confirmed, space, records, directory))
-        return
-    from .report import write_report
-    from .results import read_study
-
-    found = read_study(directory, storage)
-    paths: dict[str, object] = {"page": write_report(found, directory)}
-    if (verdict := directory / "confirm" / "verdict.html").exists():
-        paths["its confirmation"] = verdict
-    terminal.print_results(found, paths)
-
-
-def _compare(directories: list[Path], page: Path, storage: str | None) -> None:
-    from . import terminal
-    from .compare import read_studies
-    from .compare_page import check_page, write_comparison
-
-    check_page(page)
-    compared = read_studies(directories, storage)
-    terminal.print_comparison(compared, write_comparison(compared, page))
+        reporting.compare(directories, storage, out or reporting.COMPARED)
+    elif watch:
+        reporting.follow(directories[0], storage, formats)
+    else:
+        reporting.report(directories[0], storage, formats)
 
 
 def _is_confirmation(directory: Path) -> bool:

@@ -1,16 +1,21 @@
 """A confirmation -> its page."""
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
 
 from ..lpa.config import dump_yaml
 from ..lpa.files import replace_text
 from .confirmation import Confirmation
+from .figure import Figure
 from .forest import CONTROLS, VERDICTS, comparison_rows, control_rows, forest_figure
-from .ladder_figures import effect_figures, rank_figures
+from .ladder_figures import effect_figures, effect_rows, rank_figures, rank_rows
 from .page import div, rendered
 from .space import Space
-from .verdict_figures import cost_figures, rate_figures
+from .verdict_figures import COSTS, cost_figures, cost_rows, rate_figures, rate_rows
 from .wording import claim, headline, sections, terms
 
 
@@ -38,3 +43,24 @@ def write_page(found: Confirmation, space: Space, place: Path) -> Path:
     path = place / "verdict.html"
     replace_text(path, page)
     return path
+
+
+def figures(found: Confirmation) -> list[Figure]:
+    """All of the page that have something drawn, for files: a panel is a figure, numbered, as names of sizes name no files."""
+    forests = (("comparisons", comparison_rows(found), VERDICTS), ("controls", control_rows(found), CONTROLS))
+    costs = pd.concat([cost_rows(found, cost).assign(cost=cost) for cost in COSTS])
+    matters = found.matters_nats
+    its = [Figure(name, name, "", rows, forest_figure(rows, kinds, matters)) for name, rows, kinds in forests if len(rows)]
+    its += _panels("rates", rate_figures(found), rate_rows(found), ["size", "panel"])
+    its += _panels("costs", cost_figures(found), costs, ["cost", "size"])
+    if found.ladder:
+        its += _panels("effects", effect_figures(found), effect_rows(found), ["matches"])
+        its += _panels("ranks", rank_figures(found), rank_rows(found), ["matches"])
+    return its
+
+
+def _panels(name: str, drawings: Sequence[go.Figure], rows: pd.DataFrame, by: list[str]) -> Iterator[Figure]:
+    """Each panel with its rows. rows: of all panels, each panel's in the order of the drawings."""
+    groups = [its for _, its in rows.groupby(by, sort=False)]
+    for number, (drawing, its) in enumerate(zip(drawings, groups, strict=True), 1):
+        yield Figure(f"{name}_{number}", str(drawing["layout"]["title"]["text"]), "", its, drawing)

@@ -105,29 +105,32 @@ def progress_figure(found: Results) -> Figure:
     """Hypervolume, or the best loss where there is no other objective, against tokens and against hours."""
     rows = progress_rows(found)
     value = BEST if BEST in rows else HYPERVOLUME
-    title = f"{'Best loss' if value == BEST else 'Hypervolume'} against tokens and time"
-    axes = ["tokens", "hours"] if rows["hours"].notna().any() else ["tokens"]
-    drawing = make_subplots(rows=len(axes), shared_yaxes="all", vertical_spacing=0.25)
+    name, title = "hypervolume", f"{'Best loss' if value == BEST else 'Hypervolume'} against tokens and time"
     if not rows["better"].any():
         words = "No candidate within the limits has been trained to its end with a finite loss."
-        return Figure("hypervolume", title, words, rows, go.Figure())
+        return Figure(name, title, words, rows, go.Figure())
+    return Figure(name, title, " ".join(_reading(found, rows, value)), rows, _drawn(rows, value))
+
+
+def _drawn(rows: pd.DataFrame, value: str) -> go.Figure:
+    """A panel of tokens and below it one of hours, where any are known."""
+    axes = ["tokens", "hours"] if rows["hours"].notna().any() else ["tokens"]
+    drawing = make_subplots(rows=len(axes), shared_yaxes="all", vertical_spacing=0.25)
     for place, axis in enumerate(axes, 1):
-        unit, an_hour = clock(float(rows["hours"].max())) if axis == "hours" else ("tokens", 1)
-        for trace in _steps(
-            rows.assign(at=an_hour * rows[axis]).dropna(subset=[axis, value]), unit, value, has_legend=place == 1
-        ):
+        unit, an_hour = clock(float(rows["hours"].max())) if axis == "hours" else (axis, 1.0)
+        known = rows.assign(at=an_hour * rows[axis]).dropna(subset=[axis, value])
+        for trace in _steps(known, unit, value, has_legend=place == 1):
             drawing.add_trace(trace, row=place, col=1)
         words = TITLES.get(unit, f"{unit} since the first start")
         drawing.update_xaxes(title=words, rangemode="tozero", zeroline=False, row=place)
     drawing.update_xaxes(tickformat="~s", row=1)
     drawing.update_yaxes(title={"text": TITLES[value], "font_size": 12}, range=_range(rows, value), zeroline=False)
-    drawing.update_layout(
+    return drawing.update_layout(
         **LAYOUT,
         height=80 + 260 * len(axes),
         margin={"l": 70, "r": 16, "t": 24, "b": 120},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     )
-    return Figure("hypervolume", title, " ".join(_reading(found, rows, value)), rows, drawing)
 
 
 def _range(rows: pd.DataFrame, value: str) -> list[float]:
@@ -176,6 +179,6 @@ def _reading(found: Results, rows: pd.DataFrame, value: str) -> Iterator[str]:
         yield "A mark is a run that has added to it."
     yield "Tokens count noise seeds and runs that were stopped."
     if rows["hours"].notna().any():
-        yield "Hours count the time between calls, too."
+        yield "The time between calls counts, too."
     if unknown := int(rows["hours"].isna().sum()):
         yield f"Of {unknown:,} runs the time is not known."

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figure import Figure, ceiling, digits
+from .figure import Figure, digits, readable
 from .page import COLOURS, LAYOUT, SYMBOLS
 from .pareto import hypervolume_history
 from .proxy import Record
@@ -90,7 +90,7 @@ def _corner(found: Results) -> tuple[np.ndarray, str]:
     whose, losses = "reference arm's", _finite(found.arms.values())
     losses = [loss for loss in losses if loss <= math.log(found.space.proxy.model.vocab_size)] or losses
     if len(losses) < 2 or _beyond(losses) <= points[:, 0].min():
-        top = ceiling(points[:, 0].tolist())
+        top = readable(points[:, 0].tolist(), found.space)
         whose, losses = "candidate's", [loss for loss in points[:, 0].tolist() if loss <= top]
     return np.array([_beyond(losses), *map(_beyond, points[:, 1:].T)]), whose
 
@@ -109,10 +109,10 @@ def progress_figure(found: Results) -> Figure:
     if not rows["better"].any():
         words = "No candidate within the limits has been trained to its end with a finite loss."
         return Figure(name, title, words, rows, go.Figure())
-    return Figure(name, title, " ".join(_reading(found, rows, value)), rows, _drawn(rows, value))
+    return Figure(name, title, " ".join(_reading(found, rows, value)), rows, _drawn(found, rows, value))
 
 
-def _drawn(rows: pd.DataFrame, value: str) -> go.Figure:
+def _drawn(found: Results, rows: pd.DataFrame, value: str) -> go.Figure:
     """A panel of tokens and below it one of hours, where any are known."""
     axes = ["tokens", "hours"] if rows["hours"].notna().any() else ["tokens"]
     drawing = make_subplots(rows=len(axes), shared_yaxes="all", vertical_spacing=0.25)
@@ -124,7 +124,7 @@ def _drawn(rows: pd.DataFrame, value: str) -> go.Figure:
         words = TITLES.get(unit, f"{unit} since the first start")
         drawing.update_xaxes(title=words, rangemode="tozero", zeroline=False, row=place)
     drawing.update_xaxes(tickformat="~s", row=1)
-    drawing.update_yaxes(title={"text": TITLES[value], "font_size": 12}, range=_range(rows, value), zeroline=False)
+    drawing.update_yaxes(title={"text": TITLES[value], "font_size": 12}, range=_range(found, rows, value), zeroline=False)
     return drawing.update_layout(
         **LAYOUT,
         height=80 + 260 * len(axes),
@@ -133,12 +133,12 @@ def _drawn(rows: pd.DataFrame, value: str) -> go.Figure:
     )
 
 
-def _range(rows: pd.DataFrame, value: str) -> list[float]:
+def _range(found: Results, rows: pd.DataFrame, value: str) -> list[float]:
     """Of the axis: a best loss that was huge at first would squash all later ones."""
     if value == HYPERVOLUME:
         return [0.0, 1.05]
     values = rows[value].dropna()
-    low, top = float(values.min()), ceiling(values.tolist())
+    low, top = float(values.min()), readable(values.tolist(), found.space)
     edge = 0.05 * (top - low) or 0.05
     return [low - edge, top + edge]
 

@@ -19,8 +19,10 @@ from .front_figures import front_figure
 from .importance_figures import importance_figure
 from .page import CONFIG, rendered, text_of
 from .placement_figure import placement_figure
+from .progress_figures import progress_figure
 from .proxy import Record
 from .results import Results, write_tables
+from .timeline import timeline_figure
 from .verdict import last_verdict
 from .wording import claim, headline
 
@@ -45,7 +47,7 @@ class Exported:
 
 def figures(found: Results) -> list[Figure]:
     """All of a search, in the order of its page."""
-    others = (placement_figure, importance_figure, curves_figure, choices_figure)
+    others = (placement_figure, importance_figure, curves_figure, progress_figure, choices_figure, timeline_figure)
     return [*(front_figure(found, cost) for cost in found.costs), *(draw(found) for draw in others)]
 
 

@@ -1,6 +1,5 @@
 """The front in a terminal: loss against cost, drawn in characters. Which cell holds what, then the text."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -81,22 +80,20 @@ def band(found: Results) -> tuple[float, float] | None:
     return dense.loss_nats - found.noise.resolvable_nats, dense.loss_nats + found.noise.resolvable_nats
 
 
-def ceiling(losses_nats: Sequence[float]) -> float:
-    """The highest loss to draw (of one or more, some of them finite): the highest that leaves the lower three quarters of them
-    a quarter of the height or more."""
-    finite = sorted(filter(math.isfinite, losses_nats))
-    lowest, most = finite[0], finite[3 * (len(finite) - 1) // 4]
-    return finite[-1] if most == lowest else max(loss for loss in finite if loss <= lowest + 4 * (most - lowest))
+def highest(found: Results) -> float:
+    """The highest loss to draw (some candidate has one): that up to which most can be told apart, of all or of the front, which
+    may reach far above the others."""
+    from .figure import readable  # plotly comes with it: not before there is something to draw
+
+    losses, front = ([one.loss_nats for one in its if one.loss_nats is not None] for its in (found.complete, found.front))
+    return max(readable(its, found.space) for its in (losses, front) if its)
 
 
-def cells(points: Sequence[Point], columns: int, lines: int, band: tuple[float, float] | None = None) -> Cells | None:
-    """Where the points fall; None when there is none. band: the lowest and the highest loss that is not told from dense."""
-    losses = [point.loss_nats for point in points if math.isfinite(point.loss_nats)]
-    if not losses:
-        return None
-    named = [point.loss_nats for point in points if math.isfinite(point.loss_nats) and point.mark not in REST]
-    low, high = min(losses), max(ceiling(losses), ceiling(named or losses))  # a long front is no outlier
+def cells(points: Sequence[Point], columns: int, lines: int, high: float, band: tuple[float, float] | None = None) -> Cells:
+    """Where the points fall, of which one or more have a loss of at most `high`. band: the lowest and the highest loss that is
+    not told from dense."""
     inside = [point for point in points if point.loss_nats <= high]
+    low, high = min(point.loss_nats for point in inside), max(point.loss_nats for point in inside)
     left, right = min(point.share for point in inside), max(point.share for point in inside)
     shown: dict[tuple[int, int], str] = {}
     for point in inside:
@@ -163,8 +160,10 @@ def _key(drawn: Cells) -> list[str]:
 def front_lines(found: Results, width: int, encoding: str) -> list[str]:
     """The drawing of a study for a terminal of so many columns, in ASCII where its encoding has no more; nothing where there
     is nothing to draw, or no room for it."""
-    drawn = cells(points(found), min(MOST, width) - LABEL - 1, LINES, band(found)) if width >= LEAST else None
-    return [] if drawn is None else [written(line, encoding) for line in text(drawn, found.costs[0])]
+    if width < LEAST or not found.complete:
+        return []
+    drawn = cells(points(found), min(MOST, width) - LABEL - 1, LINES, highest(found), band(found))
+    return [written(line, encoding) for line in text(drawn, found.costs[0])]
 
 
 def written(line: str, encoding: str) -> str:

@@ -10,12 +10,12 @@ import plotly.graph_objects as go
 
 from ..lpa.config import UserError
 from ..lpa.files import replace_text
-from .characters import ceiling
 from .compare import Comparison
 from .compare_rows import front_rows, pairs, study_rows, winner_rows
 from .compare_words import cautions, headline, volumes
-from .figure import LOSS, Figure
+from .figure import LOSS, Figure, digits, readable
 from .page import COLOURS, FURTHER, LAYOUT, SYMBOLS, div, plain, rendered
+from .space import Space
 
 LOOKS = (*((COLOURS[arm], SYMBOLS[arm]) for arm in ("attention", "ffn", "both")), *FURTHER[:4], (COLOURS["dense"], "star"))
 """Colour and symbol of each study."""
@@ -87,7 +87,7 @@ def front_figure(compared: Comparison, cost: str) -> Figure:
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         margin={"l": 70, "r": 15, "t": 15, "b": 70 + 12 * len(compared.studies)},
     )
-    above = _cut(drawing, rows["value"].tolist())
+    above = _cut(drawing, rows["value"].tolist(), compared.studies[0].found.space)
     if not compared.comparable and len(rows):
         drawing.add_hline(0, line={"color": "#666666", "dash": "dot", "width": 1})
     return Figure(f"fronts-{cost}", f"Loss against {cost}", _words(rows, above), rows, drawing)
@@ -106,7 +106,7 @@ def _draw(drawing: go.Figure, label: str, rows: pd.DataFrame, number: int) -> No
         won = its["what"] == "winner"
         if len(its):
             drawing.add_scatter(
-                x=its["share"].round(6).tolist(), y=[float(f"{value:.6g}") for value in its["value"]], text=_texts(label, its),
+                x=digits(its["share"]), y=digits(its["value"]), text=_texts(label, its),
                 mode=mode.replace("dense", "markers"), name=plain(label), legendgroup=str(number),
                 showlegend=mode == "lines+markers", hovertemplate="%{text}<extra></extra>",
                 line={"color": colour, "dash": dash, "shape": "hv", "width": 2},
@@ -127,19 +127,18 @@ def _texts(label: str, rows: pd.DataFrame) -> list[str]:
     return ["<br>".join(parts) for parts in zip(heads, map(plain, rows["placement"]), losses, shares, strict=True)]
 
 
-def _cut(drawing: go.Figure, values: Sequence[float]) -> int:
+def _cut(drawing: go.Figure, values: Sequence[float], space: Space) -> int:
     """Let no outlier squash the axis; how many lie above it."""
-    if not values or (top := ceiling(values)) == max(values):
+    if not values or (top := readable(values, space)) == max(values):
         return 0
-    pad = 0.06 * (top - min(values))
+    pad = 0.06 * (top - min(values)) or 0.05
     drawing.update_yaxes(range=[min(values) - pad, top + pad])
     return sum(value > top + pad for value in values)
 
 
 def _words(rows: pd.DataFrame, above: int) -> str:
     if rows.empty:
-        return "No study has a candidate on a front that can be drawn"
+        return "No study has a candidate on a front that can be drawn."
     words = "Left and below is better. A line is what a study's front reaches; large and filled: its winner"
     words += "; with a dot inside: a dense arm that is not on its front" if (rows["what"] == "dense").any() else ""
-    words += f". {above} of the points lie above the picture" if above else ""
-    return words
+    return f"{words}." + (f" {above} of the points lie above the picture." if above else "")

@@ -3,21 +3,26 @@
 import math
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from . import pareto
 from .compare import Comparison, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, object]
 """Of a table, units in the keys; None for what is not known."""
 
 
-def front_rows(compared: Comparison, cost: str) -> pd.DataFrame:
+def front_rows(compared: Comparison, cost: str) -> "pd.DataFrame":
     """What a figure of the fronts draws: a row a candidate on a front, and one for each dense arm that is on none.
 
     is_step says which of a study's rows no other one on its front has as low a cost and a loss as: its line in this picture."""
+    import pandas as pd  # the terminal needs the other tables alone
+
     columns = ["study", "run", "what", "placement", "share", "loss_nats", "delta_nats", "value", "is_step"]
     rows = [row for study in compared.studies for row in _front(compared, study, cost)]
     return pd.DataFrame(rows, columns=columns).astype({"is_step": bool})

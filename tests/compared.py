@@ -34,6 +34,28 @@ EMPTY = Study("none", Path("none"), Results(SPACE, [], []))
 FAILED = Study("failed", Path("failed"), Results(SPACE, arm_records(SPACE, None, None), []))
 NO_DENSE = study("no dense", [(3.1, 0.5), (3.0, 0.9)], noise=None)
 
+SCRIPT = "<script>alert(\"x\",'y')<"
+IMAGE = "<img\"'&%{x}>"
+OUTLIER = study("outlier", [(3.1, 0.5), (3.0, 0.6), (2.9, 0.7), (1e6, 0.01)])
+THREE = tiny_space("objectives=[loss_nats, params, memory_bytes]")
+ARMS = arm_records(THREE, 3.0, 3.1, 3.2, 3.3)
+ODD = study(IMAGE, [(3.1, 0.5), (3.2, 0.4)], OTHER_LR.change(name=SCRIPT))
+CASES = {
+    "two": (A, B),
+    "apart": (A, study("b", [(2.9, 0.8), (3.3, 0.4)], OTHER_LR), study("c", [(3.0, 0.5)], OTHER_TARGET)),
+    "eight": tuple(study(f"s{n}", [(3.1 - n / 50, 0.5 - n / 50), (3.2, 0.3)]) for n in range(8)),
+    "missing": (A, EMPTY, FAILED, NO_DENSE),
+    "nothing": (EMPTY, FAILED),
+    "no dense": (A, Study("no dense", Path("x"), Results(OTHER_LR, NO_DENSE.found.records, []))),
+    "outlier": (A, OUTLIER),
+    "identical": (study("a", [(3.0, 1.0)] * 3), study("b", [(3.0, 1.0)])),
+    "one objective": (A, study("b", [(3.1, 0.5)], tiny_space("objectives=[loss_nats]"))),
+    "three objectives": tuple(
+        Study(name, Path(name), Results(THREE, arm_records(THREE, 3, 3.1, 3.2, 3.3), [])) for name in "ab"
+    ),
+    "odd names": (ODD, study(SCRIPT, [(3.1, 0.5)]), study("%{x} <b>b</b>", [(3.0, 0.5)])),
+}
+
 
 def written(folder, found):
     folder.mkdir(parents=True)

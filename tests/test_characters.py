@@ -4,7 +4,7 @@ import re
 
 import pytest
 from lpanas.search import terminal
-from lpanas.search.characters import Cells, Point, ceiling, cells, front_lines, marks, points, text
+from lpanas.search.characters import Cells, Point, cells, front_lines, highest, marks, points, text
 from lpanas.search.results import Results
 from making import arm_records, ended, job, point, record, tiny_space
 from rich.console import Console
@@ -51,7 +51,7 @@ def test_a_point_is_a_complete_candidate_with_its_first_cost_as_a_share_of_dense
 
 
 def test_points_fall_into_the_nearest_cell():
-    drawn = cells([Point(0.5, 3.0, "D"), Point(1.0, 2.0, "W"), Point(0.76, 2.51, "*"), Point(0.74, 2.26, "o")], 11, 5)
+    drawn = cells([Point(0.5, 3.0, "D"), Point(1.0, 2.0, "W"), Point(0.76, 2.51, "*"), Point(0.74, 2.26, "o")], 11, 5, 3.0)
     # columns stand for 0.5, 0.55, ..., 1.0 and lines, from above, for 3.0, 2.75, 2.5, 2.25, 2.0
     assert drawn == Cells(11, 5, (0.5, 1.0), (2.0, 3.0), {(0, 0): "D", (4, 10): "W", (2, 5): "*", (3, 5): "o"}, range(0), ())
 
@@ -60,46 +60,45 @@ def test_of_several_in_a_cell_the_most_important_shows():
     order = ["W", "D", "A", "F", "B", "*", "o", "·"]
     for first, mark in enumerate(order):
         for fallen in (order[first:], order[first:][::-1]):
-            assert cells([Point(1.0, 2.0, each) for each in fallen], 9, 5).marks == {(2, 4): mark}
+            assert cells([Point(1.0, 2.0, each) for each in fallen], 9, 5, 2.0).marks == {(2, 4): mark}
 
 
 def test_the_band_is_the_lines_of_the_losses_in_it():
     ends = [Point(0.5, 3.0, "D"), Point(1.0, 2.0, "W")]  # lines for 3.0, 2.75, 2.5, 2.25, 2.0
-    assert cells(ends, 9, 5, (2.26, 2.74)).band == range(1, 4)
-    assert cells(ends, 9, 5, (2.5, 9.0)).band == range(0, 3)
-    assert cells(ends, 9, 5, (0.0, 9.0)).band == range(0, 5)
-    assert cells(ends, 9, 5, (3.1, 9.0)).band == cells(ends, 9, 5, (0.0, 1.9)).band == cells(ends, 9, 5).band == range(0)
-
-
-def test_at_most_a_quarter_of_the_losses_is_above_the_ceiling_and_the_others_have_a_quarter_of_the_height():
-    assert ceiling([2.0, 2.1, 2.2, 2.3]) == 2.3
-    assert ceiling([2.0, 2.1, 2.2, 1e6]) == 2.2
-    assert ceiling([2.0, 2.1, 2.2, 2.3, 3.19, 3.21]) == 3.19  # 2.0 to 2.3 has a quarter of 2.0 to 3.2
-    assert ceiling([2.0, 2.1, 2.2, math.inf]) == 2.2
-    assert ceiling([2.0]) == ceiling([2.0, 2.0, 2.0]) == 2.0
-    assert ceiling([2.0, 5.0]) == 5.0
-    for n in range(4, 40):
-        losses = [2.0 + 0.01 * place**3 for place in range(n)]
-        top = ceiling(losses)
-        assert sum(loss > top for loss in losses) <= n / 4
-        assert losses[3 * (n - 1) // 4] - 2.0 >= (top - 2.0) / 4
+    assert cells(ends, 9, 5, 3.0, (2.26, 2.74)).band == range(1, 4)
+    assert cells(ends, 9, 5, 3.0, (2.5, 9.0)).band == range(0, 3)
+    assert cells(ends, 9, 5, 3.0, (0.0, 9.0)).band == range(0, 5)
+    assert (
+        cells(ends, 9, 5, 3.0, (3.1, 9.0)).band
+        == cells(ends, 9, 5, 3.0, (0.0, 1.9)).band
+        == cells(ends, 9, 5, 3.0).band
+        == range(0)
+    )
 
 
 def test_a_huge_loss_squashes_nothing_and_is_counted():
-    drawn = cells(points(Results(SPACE, [*STUDY, HUGE], SEEDS)), 50, 12)
-    without = cells(points(FOUND), 50, 12)
+    with_it = Results(SPACE, [*STUDY, HUGE], SEEDS)
+    drawn = cells(points(with_it), 50, 12, highest(with_it))
+    without = cells(points(FOUND), 50, 12, 9.0)
     assert (drawn.losses_nats, drawn.marks) == (without.losses_nats, without.marks)
     assert drawn.above == ("·",)
     assert text(drawn, "params")[-1] == f"1 candidate lies above {drawn.losses_nats[1]:.4f} nats"
-    arms = [Point(0.5, 2.0, "D"), Point(0.6, 2.1, "A"), Point(0.7, 2.2, "·"), Point(0.8, 1e6, "B"), Point(0.9, 1e6, "·")]
-    assert text(cells([*arms, *arms[:3]], 50, 12), "params")[-1] == "2 candidates lie above 2.2000 nats (B among them)"
+    arms = [Point(0.5, 2.0, "D"), Point(0.6, 2.1, "A"), Point(0.7, 2.2, "·"), Point(0.8, 1e6, "B"), Point(0.9, math.inf, "·")]
+    assert text(cells(arms, 50, 12, 2.3), "params")[-1] == "2 candidates lie above 2.2000 nats (B among them)"
+
+
+def test_a_huge_loss_on_the_front_squashes_nothing_either():
+    cheap = record(8, 1e6, DENSE // 9)
+    found = Results(SPACE, [*STUDY, cheap], SEEDS)
+    assert cheap in found.front
+    assert highest(found) == highest(FOUND) == 3.4
 
 
 def test_a_front_that_reaches_far_above_the_others_is_drawn():
-    many = [Point(0.8 + number / 1000, 2.0 + number / 1000, "·") for number in range(100)]
-    front = [Point(0.7 - number / 20, 2.1 + number / 10, "*") for number in range(12)]
-    drawn = cells([*many, *front], 60, 12)
-    assert (drawn.losses_nats, drawn.above) == ((2.0, pytest.approx(3.2)), ())
+    many = [record(number, 2.0 + number / 1000, DENSE * 8 // 10 + number) for number in range(100)]
+    front = [record(100 + number, 2.1 + number / 10, DENSE * 7 // 10 - DENSE * number // 20) for number in range(12)]
+    found = Results(SPACE, [*many, *front], SEEDS)
+    assert highest(found) == max(its.loss_nats for its in front)
 
 
 def test_the_text_has_what_is_in_the_cells_where_it_is():

@@ -7,40 +7,16 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from compared import EMPTY, FAILED, NO_DENSE, OTHER_LR, OTHER_TARGET, A, B, stored, study, written
+from compared import CASES, EMPTY, IMAGE, OUTLIER, SCRIPT, A, B, stored, written
 from lpanas.lpa.config import UserError
 from lpanas.search import terminal
-from lpanas.search.compare import Comparison, Study
+from lpanas.search.compare import Comparison
 from lpanas.search.compare_page import LOOKS, check_page, front_figure, write_comparison
 from lpanas.search.compare_rows import front_rows, pairs, study_rows, winner_rows
 from lpanas.search.compare_words import cautions, headline
-from lpanas.search.results import Results
-from making import arm_records, tiny_space
 from page_tables import UNKNOWN, tables, value
 from plotly.offline import get_plotlyjs
 from rich.console import Console
-
-SCRIPT = "<script>alert(\"x\",'y')<"
-IMAGE = "<img\"'&%{x}>"
-OUTLIER = study("outlier", [(3.1, 0.5), (3.0, 0.6), (2.9, 0.7), (1e6, 0.01)])
-THREE = tiny_space("objectives=[loss_nats, params, memory_bytes]")
-ARMS = arm_records(THREE, 3.0, 3.1, 3.2, 3.3)
-ODD = study(IMAGE, [(3.1, 0.5), (3.2, 0.4)], OTHER_LR.change(name=SCRIPT))
-CASES = {
-    "two": (A, B),
-    "apart": (A, study("b", [(2.9, 0.8), (3.3, 0.4)], OTHER_LR), study("c", [(3.0, 0.5)], OTHER_TARGET)),
-    "eight": tuple(study(f"s{n}", [(3.1 - n / 50, 0.5 - n / 50), (3.2, 0.3)]) for n in range(8)),
-    "missing": (A, EMPTY, FAILED, NO_DENSE),
-    "nothing": (EMPTY, FAILED),
-    "no dense": (A, Study("no dense", Path("x"), Results(OTHER_LR, NO_DENSE.found.records, []))),
-    "outlier": (A, OUTLIER),
-    "identical": (study("a", [(3.0, 1.0)] * 3), study("b", [(3.0, 1.0)])),
-    "one objective": (A, study("b", [(3.1, 0.5)], tiny_space("objectives=[loss_nats]"))),
-    "three objectives": tuple(
-        Study(name, Path(name), Results(THREE, arm_records(THREE, 3, 3.1, 3.2, 3.3), [])) for name in "ab"
-    ),
-    "odd names": (ODD, study(SCRIPT, [(3.1, 0.5)]), study("%{x} <b>b</b>", [(3.0, 0.5)])),
-}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +131,7 @@ def test_the_axis_says_what_is_compared():
 
 def test_where_nothing_can_be_drawn_the_words_stand_alone(made):
     figure = front_figure(Comparison(CASES["nothing"]), "flops_per_token")
-    assert (len(figure.drawing.data), figure.words) == (0, "No study has a candidate on a front that can be drawn")
+    assert (len(figure.drawing.data), figure.words) == (0, "No study has a candidate on a front that can be drawn.")
     assert "Plotly.newPlot" not in body(made("nothing")[1])
     assert "Plotly.newPlot" in body(made("two")[1])
 

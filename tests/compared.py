@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lpanas.lpa.config import dump_yaml
 from lpanas.search.compare import Study
-from lpanas.search.folder import storage_url
 from lpanas.search.ledger import NOISE, SEARCH, open_ledger
 from lpanas.search.results import Results, write_tables
 from making import arm_records, ended, job, record, tiny_space
@@ -34,8 +33,8 @@ EMPTY = Study("none", Path("none"), Results(SPACE, [], []))
 FAILED = Study("failed", Path("failed"), Results(SPACE, arm_records(SPACE, None, None), []))
 NO_DENSE = study("no dense", [(3.1, 0.5), (3.0, 0.9)], noise=None)
 
-SCRIPT = "<script>alert(\"x\",'y')<"
-IMAGE = "<img\"'&%{x}>"
+SCRIPT = '<script>window.harmed = "1"<'
+IMAGE = "<img src=x onerror='window.harmed = 1'>\"&%{x}"
 OUTLIER = study("outlier", [(3.1, 0.5), (3.0, 0.6), (2.9, 0.7), (1e6, 0.01)])
 THREE = tiny_space("objectives=[loss_nats, params, memory_bytes]")
 ARMS = arm_records(THREE, 3.0, 3.1, 3.2, 3.3)
@@ -65,13 +64,17 @@ def written(folder, found):
 
 
 def stored(folder, found, content, tables):
-    """The same with a storage."""
+    """The same with a storage of its own."""
     written(folder, found)
-    shutil.copy(tables, folder / "study.db")
-    with closing(open_ledger(found.space, storage_url(folder), "lpanas")) as ledger:
+    keep(found, content, f"sqlite:///{shutil.copy(tables, folder / 'study.db')}", "lpanas")
+    return folder
+
+
+def keep(found, content, url, name):
+    """A study in a storage that may hold others."""
+    with closing(open_ledger(found.space, url, name)) as ledger:
         ledger.check(content)
         for kind, records in ((SEARCH, found.records), (NOISE, found.seeds)):
             for its in records:
                 ledger.add(kind, its)
                 ledger.tell(its)
-    return folder

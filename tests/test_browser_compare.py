@@ -14,3 +14,4 @@ def test_it_is_drawn_fits_and_can_be_read(chromium, tmp_path, case, width, schem
     with opened(chromium, page, width, scheme) as shown:
         shown.shoot(f"compare_{case.replace(' ', '_')}_{width}_{scheme}")
         shown.check()
+        assert shown.page.evaluate("window.harmed === undefined")

@@ -3,8 +3,8 @@ import math
 from pathlib import Path
 
 import pytest
-from compared import EMPTY, FAILED, NO_DENSE, OTHER_LR, OTHER_TARGET, SPACE, A, B, stored, study, written
-from lpanas.lpa.config import UserError
+from compared import EMPTY, FAILED, NO_DENSE, OTHER_LR, OTHER_TARGET, SPACE, A, B, keep, stored, study, written
+from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.search.compare import Comparison, Study, labels, read_studies
 from lpanas.search.compare_rows import front_rows, hypervolumes, pairs, reference, study_rows, winner_rows
 from lpanas.search.compare_words import cautions, differences, headline, volumes
@@ -251,6 +251,16 @@ def test_folders_are_read_with_the_hash_of_their_tokens_where_there_is_a_storage
     assert [one.found.records for one in compared.studies] == [A.found.records, B.found.records]
     other = stored(tmp_path / "z", B.found, "2", tables)
     assert keys(read_studies([places[0], other]).trainings) == ["data (hash of the tokens)"]
+
+
+def test_a_storage_that_holds_several_studies_gives_each_by_its_folders_name(tmp_path, url):
+    for name, one, content in (("a", A, "1"), ("b", B, "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "space.yaml").write_text(dump_yaml(SPACE), encoding="utf-8")
+        keep(one.found, content, url, name)
+    compared = read_studies([tmp_path / "a", tmp_path / "b"], url)
+    assert [one.found.records for one in compared.studies] == [A.found.records, B.found.records]
+    assert [one.content for one in compared.studies] == ["1", "2"]
 
 
 def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path):

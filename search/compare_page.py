@@ -90,7 +90,7 @@ def front_figure(compared: Comparison, cost: str) -> Figure:
     above = _cut(drawing, rows["value"].tolist(), compared.studies[0].found.space)
     if not compared.comparable and len(rows):
         drawing.add_hline(0, line={"color": "#666666", "dash": "dot", "width": 1})
-    return Figure(f"fronts-{cost}", f"Loss against {cost}", _words(rows, above), rows, drawing)
+    return Figure(f"fronts_{cost}", f"Loss against {cost}", _words(rows, above), rows, drawing)
 
 
 def _draw(drawing: go.Figure, label: str, rows: pd.DataFrame, number: int) -> None:

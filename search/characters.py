@@ -72,23 +72,6 @@ def points(found: Results) -> list[Point]:
     ]
 
 
-def band(found: Results) -> tuple[float, float] | None:
-    """The lowest and the highest loss that one run does not tell from the dense arm's; None without noise."""
-    dense = found.arms.get("dense")
-    if dense is None or dense.loss_nats is None or found.noise is None:
-        return None
-    return dense.loss_nats - found.noise.resolvable_nats, dense.loss_nats + found.noise.resolvable_nats
-
-
-def highest(found: Results) -> float:
-    """The highest loss to draw (some candidate has one): that up to which most can be told apart, of all or of the front, which
-    may reach far above the others."""
-    from .figure import readable  # plotly comes with it: not before there is something to draw
-
-    losses, front = ([one.loss_nats for one in its if one.loss_nats is not None] for its in (found.complete, found.front))
-    return max(readable(its, found.space) for its in (losses, front) if its)
-
-
 def cells(points: Sequence[Point], columns: int, lines: int, high: float, band: tuple[float, float] | None = None) -> Cells:
     """Where the points fall, of which one or more have a loss of at most `high`. band: the lowest and the highest loss that is
     not told from dense."""
@@ -162,7 +145,9 @@ def front_lines(found: Results, width: int, encoding: str) -> list[str]:
     is nothing to draw, or no room for it."""
     if width < LEAST or not found.complete:
         return []
-    drawn = cells(points(found), min(MOST, width) - LABEL - 1, LINES, highest(found), band(found))
+    from .figure import highest  # plotly comes with it: not before there is something to draw
+
+    drawn = cells(points(found), min(MOST, width) - LABEL - 1, LINES, highest(found), found.band)
     return [written(line, encoding) for line in text(drawn, found.costs[0])]
 
 

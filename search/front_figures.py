@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figure import LOSS, SHARES, Figure, digits, readable
+from .figure import LOSS, SHARES, Figure, digits, highest
 from .page import COLOURS, LAYOUT, SYMBOLS
 from .results import Results
 
@@ -58,7 +58,7 @@ def front_figure(found: Results, cost: str) -> Figure:
     name, title = f"front_{cost}", f"Loss against {cost}"
     if rows.empty:
         return Figure(name, title, "No candidate has been trained to its end.", rows, drawing)
-    top, band = readable(rows["loss_nats"].tolist(), found.space, rows[rows["kind"] == "front"]["loss_nats"]), _band(found)
+    top, band = highest(found), found.band or ()
     ends = [float(rows["loss_nats"].min()), top, *(end for end in band if end <= top + (top - rows["loss_nats"].min()))]
     edge = 0.05 * (max(ends) - min(ends)) or 0.05
     for trace in [*_front(found, rows), *_candidates(rows), *_winner(rows), *_legend(found, rows)]:
@@ -76,14 +76,6 @@ def front_figure(found: Results, cost: str) -> Figure:
     )
     _lines(drawing, found, cost)
     return Figure(name, title, " ".join(_reading(found, rows, top)), rows, drawing)
-
-
-def _band(found: Results) -> tuple[float, ...]:
-    """The losses that one run does not tell from the dense arm's, nats; empty when they are not known."""
-    dense = found.arms.get("dense")
-    if dense is None or dense.loss_nats is None or found.noise is None:
-        return ()
-    return dense.loss_nats - found.noise.resolvable_nats, dense.loss_nats + found.noise.resolvable_nats
 
 
 def _candidates(rows: pd.DataFrame) -> Iterator[go.Scatter]:
@@ -141,7 +133,7 @@ def _legend(found: Results, rows: pd.DataFrame) -> Iterator[go.Scatter]:
             line = {"width": 1.5 if suffix else 0, "color": "#666666"}
             marker = {"color": "#666666", "symbol": f"circle{suffix}", "size": size, "opacity": opacity, "line": line}
             yield go.Scatter(**nowhere, name=name, marker=marker)
-    if _band(found):
+    if found.band:
         band = {"symbol": "square", "size": 14, "color": "#888888", "opacity": 0.3}
         yield go.Scatter(**nowhere, name="not told from dense by one run", marker=band)
 
@@ -172,7 +164,7 @@ def _lines(drawing: go.Figure, found: Results, cost: str) -> None:
 def _reading(found: Results, rows: pd.DataFrame, top: float) -> Iterator[str]:
     """How the figure is read."""
     yield "Down and to the left is better."
-    if _band(found):
+    if found.band:
         yield "In the grey band a single run does not tell a candidate from dense."
     if found.noise is not None:
         yield "Tied: within that noise of the front."

@@ -107,6 +107,14 @@ class Results:
             return ""
         return "tied" if abs(delta) <= self.noise.resolvable_nats else "better" if delta < 0 else "worse"
 
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """The lowest and the highest loss that one run does not tell from the dense arm's, nats; None without noise."""
+        dense = self.arms.get("dense")
+        if dense is None or dense.loss_nats is None or self.noise is None:
+            return None
+        return dense.loss_nats - self.noise.resolvable_nats, dense.loss_nats + self.noise.resolvable_nats
+
     def tied(self, record: Record) -> list[Record]:
         """The other candidates whose loss this proxy cannot tell from a record's."""
         if self.noise is None or record.loss_nats is None:

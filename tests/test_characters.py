@@ -4,7 +4,8 @@ import re
 
 import pytest
 from lpanas.search import terminal
-from lpanas.search.characters import Cells, Point, cells, front_lines, highest, marks, points, text
+from lpanas.search.characters import Cells, Point, cells, front_lines, marks, points, text
+from lpanas.search.figure import highest
 from lpanas.search.results import Results
 from making import arm_records, ended, job, point, record, tiny_space
 from rich.console import Console

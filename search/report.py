@@ -77,6 +77,7 @@ def page(found: Results, out: Path, note: str = "") -> str:
         figures={figure.name: figure for figure in drawn},
         drawings=drawings(drawn),
         config=CONFIG,
+        asked=[one for one in found.records if one.arm is not None or one.listed is not None],
         rows=[found.row(record) for record in records],
         most=ROWS,
         data=data(found, records),

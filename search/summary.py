@@ -9,18 +9,19 @@ from .results import Results
 
 def summary(found: Results) -> list[str]:
     """The winner, in a sentence, and the arms, in another."""
-    return [_winner(found), *filter(None, [_arms(found)])]
+    return [winner(found), *filter(None, [_arms(found)])]
 
 
-def _winner(found: Results) -> str:
-    winner = found.winner
-    if winner is None:
+def winner(found: Results) -> str:
+    """Which it is, what it loses and costs, and what cannot be told from it."""
+    best = found.winner
+    if best is None:
         return "No candidate within the limits has a loss: there is no winner."
-    tied = len(found.tied(winner))
+    tied = len(found.tied(best))
     told = "" if found.noise is None else f"; {_count(tied, 'other candidate')} cannot be told from it by loss"
     return (
-        f"The winner, {found.winner_words}, is {winner.run} ({winner.placement}; d_ff {winner.target.d_ff}): "
-        f"{winner.loss_nats:.4f} nats{_against(found, winner)}, {costs(found, winner)}{told}."
+        f"The winner, {found.winner_words}, is {best.run} ({best.placement}; d_ff {best.target.d_ff}): "
+        f"{best.loss_nats:.4f} nats{_against(found, best)}, {costs(found, best)}{told}."
     )
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
-from . import characters, compare_words, wording
+from . import characters, compare_words, summary, wording
 from .budget import ARMS
 from .compare import Comparison
 from .compare_rows import study_rows, winner_rows
@@ -39,7 +39,7 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
     rows = _rows(found)
     if rows:
         console.print(_records(found, rows))
-    for line in [*_left_out(found, rows), *_conclusions(found)]:
+    for line in [*_left_out(found, rows), summary.ended(found), summary.winner(found), summary.belief(found)]:
         console.print(line, markup=False)
     for name, path in paths.items():
         console.print(f"{name}: {path}", markup=False)
@@ -78,32 +78,15 @@ def _records(found: Results, rows: Sequence[Record]) -> Table:
 
 
 def _left_out(found: Results, rows: Sequence[Record]) -> list[str]:
-    """What the table does not say, or not of all: the rest of the front, limits, runs that were stopped or did not end well."""
+    """What the table does not say, or not of all: the rest of the front, limits, what ended badly."""
     lines = []
     if more := len({record.run for record in found.front} - {record.run for record in rows}):
         lines.append(f"{more} more of the {len(found.front)} on the front")
     if outside := [record.run for record in rows if not record.feasible]:
         lines.append(f"Above the space's limits, and so not on the front: {', '.join(outside)}")
-    again = sum(record.continues is not None for record in found.records)
-    if found.stopped or again:
-        told = f"{len(found.stopped)} candidates were stopped at a rung" + (f", {again} more taken up again" if again else "")
-        lines.append(f"{told}; {found.tokens:,} tokens were trained on in all")
     if failed := [record for record in found.records if record.status in ("diverged", "failed")]:
-        lines.append(f"{len(failed)} runs did not end well; the first: {failed[0].run}, {failed[0].reason}")
+        lines.append(f"The first that did not end well: {failed[0].run}, {failed[0].reason}")
     return lines
-
-
-def _conclusions(found: Results) -> list[str]:
-    """The winner, what cannot be told from it, and how small a difference can."""
-    winner, noise, lines = found.winner, found.noise, list[str]()
-    if winner is not None:
-        tied = f"{len(found.tied(winner))} other candidates" if noise else "it is not known how many others"
-        what = f"{winner.run}, {winner.placement}, d_ff {winner.target.d_ff}"
-        lines.append(f"Winner ({found.winner_words}): {what}; {tied} cannot be told from it by loss")
-    if noise is None:
-        return [*lines, "The smallest difference this proxy can resolve is not known: too few dense seeds ended well"]
-    told = f"{noise.resolvable_nats:.3f} nats between two single runs (std {noise.std_nats:.4f}, {noise.n} seeds of dense)"
-    return [*lines, f"Smallest difference this proxy can resolve: {told}"]
 
 
 def print_comparison(compared: Comparison, page: Path) -> None:

@@ -156,7 +156,7 @@ def test_the_screen_has_every_arm_and_the_front_once_with_the_marks_of_the_drawi
     screen = printed(monkeypatch, FOUND)
     rows = re.findall(r"^(\S*) +(trial-\d)", screen, re.MULTILINE)
     assert rows == [("D*", "trial-0"), ("W", "trial-3"), ("F", "trial-2"), ("A*", "trial-1")]
-    assert "Winner (the knee of the front): trial-3" in screen
+    assert "The winner, the knee of the front, is trial-3" in screen
     assert f"{RESOLVABLE:.3f} nats" in screen
     assert screen.endswith("study: [bold]here\n")
 

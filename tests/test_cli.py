@@ -161,7 +161,7 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
         "flops_per_token x dense",
         "The reference arms and the front",
         "Winner",
-        "Smallest difference",
+        "The smallest difference",
         str(out / "report.html"),
     ):
         assert text in screen

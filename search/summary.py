@@ -59,7 +59,7 @@ def belief(found: Results) -> str:
         return "The noise of this proxy was not measured: fewer than two seeds of the dense arm have ended well."
     return (
         f"The smallest difference that single runs of this proxy resolve is {noise.resolvable_nats:.3f} nats "
-        f"(t(0.975, {noise.n - 1}) √2 x the standard deviation {noise.std_nats:.4f} of {noise.n} seeds of the dense arm); "
+        f"(t(0.975, {noise.n - 1}) sqrt(2) x the standard deviation {noise.std_nats:.4f} of {noise.n} seeds of the dense arm); "
         "what lies closer together is tied."
     )
 

@@ -1,11 +1,16 @@
 """Figures as files: pictures for papers, which the system's Chromium draws, and the rows of each as CSV."""
 
+import asyncio
 import logging
 import os
+import shutil
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 import plotly.graph_objects as go
 
@@ -21,10 +26,21 @@ WIDTH, HEIGHT = 900, 560
 text (assumption)."""
 SCALE = 2
 """Of a png: pixels of the picture a pixel of the drawing."""
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+"""Programs, the first that is here; none is ever downloaded."""
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 """Of one width and on every system, so that an svg looks the same wherever it is opened."""
-SECONDS = 90.0
-"""A browser that takes longer for one picture is given up (kaleido's own)."""
+START_SECONDS, SECONDS = 30.0, 10.0
+"""A browser that takes longer to start, and for each picture, is given up (assumption; it takes 1 and 0.3)."""
+
+T = TypeVar("T")
 
 
 def read_formats(words: str) -> tuple[str, ...]:
@@ -42,14 +58,13 @@ def read_formats(words: str) -> tuple[str, ...]:
 def browser() -> Path:
     """The Chromium or Chrome that draws. Raises UserError: there is none, or no kaleido, which tells it what to draw."""
     try:
-        import kaleido  # noqa: F401
-        from choreographer.browsers.chromium import Chromium  # not in kaleido 0
-    except ModuleNotFoundError:
+        from kaleido import write_fig_from_object  # noqa: F401 - kaleido 0 has none
+    except ImportError:
         raise UserError("--figures: kaleido is not installed: pip install 'lpanas[figures]'") from None
     named = os.environ.get("BROWSER_PATH")
-    path = named or Chromium.find_browser(skip_local=False)
-    if path and Path(path).is_file() and os.access(path, os.X_OK):
-        return Path(path)
+    for name in (named,) if named else BROWSERS:
+        if (path := shutil.which(name)) is not None:
+            return Path(path)
     if named:
         raise UserError(f"--figures: BROWSER_PATH={named}: no such program")
     raise UserError(
@@ -78,9 +93,7 @@ def write_files(figures: Sequence[Figure], folder: Path, formats: Sequence[str])
 
 def _draw(pictures: Sequence[tuple[Figure, str]], folder: Path, program: Path) -> list[Path]:
     """All in one browser, which takes longer to start than to draw. Raises UserError."""
-    import kaleido
-
-    asked = [
+    asked: list[dict[str, object]] = [
         {
             "fig": _on_paper(figure),
             "path": folder / f"{figure.name}.{format}",
@@ -88,18 +101,44 @@ def _draw(pictures: Sequence[tuple[Figure, str]], folder: Path, program: Path) -
         }
         for figure, format in pictures
     ]
-    how = {"path": program, "timeout": SECONDS, "mathjax": False}  # its MathJax would be loaded from a server
+    seconds = START_SECONDS + SECONDS * len(asked)
     try:
         with _silent():
-            errors = kaleido.write_fig_from_object_sync(asked, kopts=how)  # in a thread, whose event loop is its own
-    except Exception as error:
-        raise UserError(f"--figures: {program} does not draw: {one_line(error)}") from None
-    paths = [Path(one["path"]) for one in asked]
+            errors = _apart(_drawn(asked, program), seconds)
+    except TimeoutError:
+        raise UserError(f"--figures: {program} does not draw: it takes more than {seconds:.0f} s") from None
+    except Exception as error:  # of a program that is no browser, or has crashed
+        why = error.args[0] if error.args else type(error).__name__
+        raise UserError(f"--figures: {program} does not draw: {one_line(Exception(why))}") from None
+    paths = [folder / f"{figure.name}.{format}" for figure, format in pictures]
     for path in paths:
         if errors or not path.is_file() or not path.stat().st_size:
             why = one_line(errors[0]) if errors else "nothing"
             raise UserError(f"--figures: {program} does not draw {path.name}: {why}")
     return paths
+
+
+async def _drawn(asked: Sequence[dict[str, object]], program: Path) -> Sequence[Exception]:
+    """What went wrong, a picture each."""
+    import kaleido
+
+    how = {"path": program, "timeout": None, "mathjax": False}  # its MathJax would be loaded from a server
+    return await kaleido.write_fig_from_object(asked, kopts=how) or ()
+
+
+def _apart(work: Coroutine[None, None, T], seconds: float) -> T:
+    """The result of a coroutine, by an event loop of its own: this thread may run one, as a notebook's does. What hangs does
+    not keep the program from ending. Raises TimeoutError."""
+    ended = Future[T]()
+
+    def run() -> None:
+        try:
+            ended.set_result(asyncio.run(work))
+        except BaseException as error:
+            ended.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return ended.result(seconds)
 
 
 def _on_paper(figure: Figure) -> go.Figure:

@@ -160,7 +160,7 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
     for text in (
         "flops_per_token x dense",
         "The reference arms and the front",
-        "Winner",
+        "The winner",
         "The smallest difference",
         str(out / "report.html"),
     ):

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figure import Figure, digits, readable
+from .figure import Figure, digits, guessing, readable
 from .page import COLOURS, LAYOUT, SYMBOLS
 from .pareto import hypervolume_history
 from .proxy import Record
@@ -88,7 +88,7 @@ def _corner(found: Results) -> tuple[np.ndarray, str]:
     else small: they count only where there are no others."""
     points = np.array([_point(found, one) for one in _counted(found)])
     whose, losses = "reference arm's", _finite(found.arms.values())
-    losses = [loss for loss in losses if loss <= math.log(found.space.proxy.model.vocab_size)] or losses
+    losses = [loss for loss in losses if loss <= guessing(found.space)] or losses
     if len(losses) < 2 or _beyond(losses) <= points[:, 0].min():
         top = readable(points[:, 0].tolist(), found.space)
         whose, losses = "candidate's", [loss for loss in points[:, 0].tolist() if loss <= top]
@@ -170,6 +170,8 @@ def _reading(found: Results, rows: pd.DataFrame, value: str) -> Iterator[str]:
     """How the figure is read."""
     if value == BEST:
         yield "The lowest loss so far, as the loss is the only objective; a mark is the run that brought it."
+        if above := int((rows["better"] & (rows[BEST] > _range(found, rows, BEST)[1])).sum()):
+            yield f"{above:,} of the first marks lie above the figure, at up to {rows[BEST].max():.4g} nats."
     else:
         corner, whose = _corner(found)
         places = zip(found.space.objectives, corner, strict=True)

@@ -140,6 +140,8 @@ def test_a_best_loss_that_was_huge_at_first_does_not_squash_the_later_ones():
     records = [ran(0, 1e6, 1.0, 1), *(ran(n, 4 - n / 10, 1.0, n + 1) for n in range(1, 9))]
     figure = progress_figure(Results(tiny_space("objectives=[loss_nats]"), records, []))
     assert figure.drawing.layout.yaxis.range[1] < 4.5
+    assert "1 of the first marks lie above the figure, at up to 1e+06 nats." in figure.words
+    assert "above the figure" not in progress_figure(Results(tiny_space("objectives=[loss_nats]"), records[1:], [])).words
 
 
 def test_each_step_is_drawn_with_its_run_in_both_panels():

@@ -134,15 +134,7 @@ for (const button of document.querySelectorAll("[data-scale]")) {
 
 const MOST = settings.most;
 const body = document.querySelector("#records tbody");
-const rows = [...body.rows].map((tr, place) => {
-  const run = data.rows[place][at.run];
-  const button = document.createElement("button");
-  button.type = "button";
-  button.dataset.run = run;
-  button.textContent = run;
-  tr.cells[0].replaceChildren(button);
-  return { tr, run, place, text: tr.textContent.toLowerCase(), shown: true };
-});
+const rows = [...body.rows].map((tr, place) => ({ tr, run: data.rows[place][at.run], place, shown: true }));
 let whole = false;
 
 function arrange() {
@@ -154,6 +146,10 @@ function arrange() {
     fragment.append(one.tr);
   }
   body.append(fragment);
+  tell(count);
+}
+
+function tell(count) {
   element("all").hidden = whole || count <= MOST;
   element("all").textContent = `show all ${count}`;
   element("shown").textContent = `${count} of ${rows.length} runs` + (!whole && count > MOST ? `, the first ${MOST} shown` : "");
@@ -175,9 +171,14 @@ function sortBy(head) {
 
 const compared = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
 
+function textOf(one) {
+  one.text ??= one.tr.textContent.toLowerCase(); // of thousands of rows only when it is asked for
+  return one.text;
+}
+
 function keeps(word) {
   const match = word.match(/^(\w+)(<=|>=|<|>|=)([-+\d.eE]+)$/);
-  if (!match || !(match[1] in at) || Number.isNaN(Number(match[3]))) return (one) => one.text.includes(word);
+  if (!match || !(match[1] in at) || Number.isNaN(Number(match[3]))) return (one) => textOf(one).includes(word);
   const column = at[match[1]], wanted = Number(match[3]);
   return (one) => data.rows[one.place][column] !== null && compared[match[2]](Number(data.rows[one.place][column]), wanted);
 }
@@ -322,7 +323,7 @@ element("close").addEventListener("click", () => select(null));
 // a page that is written anew while the search runs
 setInterval(() => { if (element("again")?.checked) location.reload(); }, 30000);
 
-arrange();
+tell(rows.length);
 const asked = decodeURIComponent(location.hash.slice(1));
 (async () => {
   for (const div of figures) {

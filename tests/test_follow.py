@@ -4,6 +4,7 @@ import pytest
 from lpanas.search import follow as following
 from lpanas.search.follow import follow
 from lpanas.search.watch import View
+from page_tables import tables
 from plotly.offline import get_plotlyjs
 from studies import first, study
 from test_watch import moment
@@ -23,7 +24,7 @@ def page(folder):
 
 
 def rows(text):
-    return len(re.findall(r"<td>trial-\d+</td><td>", text))
+    return sum(row["run"].startswith("trial-") for row in tables(text)["records"])
 
 
 def test_the_page_is_written_when_a_run_has_ended_and_when_the_driver_has(tmp_path):

@@ -42,7 +42,8 @@ def importance_rows(found: Results) -> pd.DataFrame:
     """A row an outcome (loss_nats, then each cost) and choice of the space, what does most to the loss first.
 
     effect: the last level's less the first one's, in the unit. spread: the standard deviation over the levels, in the unit.
-    share: of the model's variance. chance: what the loss's spread comes to by chance (95 %). note: why there is no number.
+    share: of the model's variance. chance: what 95 % of the loss's spreads stay below when the choice does nothing.
+    note: why there is no number.
     n, least: points, and how many the model asks for. r2: what the model explains.
     """
     outcomes = ("loss_nats", *found.costs)
@@ -243,8 +244,8 @@ def _words(found: Results, rows: pd.DataFrame) -> Iterator[str]:
     if loss["chance"].notna().any():
         below = [str(row["choice"]) for row in loss.to_dict("records") if row["spread"] <= row["chance"]]
         yield (
-            "The mark is what 95 % of fits stay below when the losses are dealt out to the runs anew; "
-            f"not told from chance (pale, in brackets): {', '.join(below) or 'none'}."
+            "The mark is what 95 % of fits stay below when the choice does nothing: what the other choices leave of the losses "
+            f"is dealt out to the runs anew. Not told from chance (pale, in brackets): {', '.join(below) or 'none'}."
         )
     if out := sum(bool(record.params) and not _learnt(found, record) for record in found.complete):
         yield f"Left out: {out} whose loss is above that of guessing, {guessing(found.space):.2f} nats."

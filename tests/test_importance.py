@@ -4,6 +4,7 @@ from random import Random
 import numpy as np
 import pytest
 from lpanas.search.importance import Design
+from scipy.stats import f
 
 LEVELS = {"a": ["x", "y", "z"], "b": ["x", "y"], "c": ["p", "q", "r", "s"]}
 ADDED = {"a": {"x": 0.3, "y": -0.1, "z": 0.7}, "b": {"x": 0.0, "y": 0.25}, "c": {"p": 1.0, "q": 1.0, "r": 0.5, "s": -2.0}}
@@ -115,40 +116,103 @@ def test_no_points_and_equal_numbers_are_no_mistake():
     assert np.isnan([found.r2, *found.share.values()]).all()
 
 
-def test_the_mark_of_chance_is_that_of_many_fits_of_another_coding_to_dealt_out_numbers():
+def dummies(points, without=None):
+    """Another coding: the constant, and a column a level but the first."""
+    own = {name: its[1:] for name, its in LEVELS.items() if name != without}
+    return np.array([[1.0, *(point[name] == level for name, its in own.items() for level in its)] for point in points], float)
+
+
+def left(x, y):
+    return y - x @ np.linalg.lstsq(x, y)[0]
+
+
+def test_the_mark_of_chance_is_that_of_many_fits_to_the_fit_without_the_choice_and_what_it_leaves_dealt_out():
     random, points = np.random.default_rng(5), drawn(25)
     y = random.normal(3, 0.1, len(points)) + [0.2 * (point["a"] == "x") for point in points]
-    dummies = [[1.0, *(point[name] == level for name, its in LEVELS.items() for level in its[1:])] for point in points]
-    dealt = random.permuted(np.tile(y, (4000, 1)), axis=1)
-    ends, spreads = np.cumsum([1, *(len(its) - 1 for its in LEVELS.values())]), {}
-    coefficients = np.linalg.lstsq(np.array(dummies, float), dealt.T)[0]
-    for number, name in enumerate(LEVELS):
-        own = coefficients[ends[number] : ends[number + 1]]
-        spreads[name] = np.quantile(np.std(np.vstack([np.zeros(4000), own]), axis=0), 0.95)
-    assert Design(LEVELS, points).chance(y) == pytest.approx(spreads, rel=0.1)
+    full, start, marks = dummies(points), 1, {}
+    for name, levels in LEVELS.items():
+        residuals = left(dummies(points, name), y)
+        dealt = (y - residuals + random.permuted(np.tile(residuals, (4000, 1)), axis=1)).T
+        own = np.linalg.lstsq(full, dealt)[0][start : start + len(levels) - 1]
+        start += len(levels) - 1
+        spread = np.std(np.vstack([np.zeros(4000), own]), axis=0)
+        ratio = np.quantile(spread / np.linalg.norm(left(full, dealt), axis=0), 0.95)
+        marks[name] = ratio * np.linalg.norm(left(full, y))
+    assert Design(LEVELS, points).chance(y) == pytest.approx(marks, rel=0.1)
 
 
-def test_pure_noise_passes_its_mark_of_chance_about_once_in_twenty():
-    random, points = np.random.default_rng(3), drawn(25)
-    design = Design(LEVELS, points)
-    passed = dict.fromkeys(LEVELS, 0)
-    for number in range(200):
-        y = random.normal(3, 0.1, len(points))
-        spread, mark = design.effects(y).spread, design.chance(y, number)
-        for name in LEVELS:
-            passed[name] += spread[name] > mark[name]
-    assert all(2 <= count <= 20 for count in passed.values()), passed  # 10 expected; binomial, beyond 3 in 1000 each
+def test_on_a_balanced_grid_with_normal_noise_the_mark_is_the_f_tests():
+    points, n = GRID * 2, 2 * len(GRID)
+    y = added(points) + np.random.default_rng(6).normal(0, 0.1, n)
+    freedom = n - dummies(points).shape[1]
+    variance = np.sum(left(dummies(points), y) ** 2) / freedom
+    marks = {}  # n spread^2 is the choice's sum of squares
+    for name, levels in LEVELS.items():
+        marks[name] = np.sqrt((len(levels) - 1) * f.ppf(0.95, len(levels) - 1, freedom) * variance / n)
+    assert Design(LEVELS, points).chance(y) == pytest.approx(marks, rel=0.1)
 
 
-def test_a_large_effect_passes_its_mark_and_one_without_any_beside_it_seldom():
-    random, points = np.random.default_rng(4), drawn(25)
-    design = Design(LEVELS, points)
-    large = np.array([{"x": 0.0, "y": 0.5, "z": 1.0}[point["a"]] for point in points])
-    passed = dict.fromkeys(LEVELS, 0)
-    for number in range(100):
-        y = large + random.normal(0, 0.1, len(points))
-        spread, mark = design.effects(y).spread, design.chance(y, number)
-        for name in LEVELS:
-            passed[name] += spread[name] > mark[name]
-    assert passed["a"] == 100
-    assert max(passed["b"], passed["c"]) <= 5
+def even(n, random, loss):
+    points = [{name: random.choice(levels) for name, levels in LEVELS.items()} for _ in range(n)]
+    return points, [loss(point) for point in points]
+
+
+def least(n, random, loss):
+    """The first of those, as many as the model asks for."""
+    points, y = even(n, random, loss)
+    count = next(count for count in range(n) if count >= Design(LEVELS, points[:count]).least)
+    return points[:count], y[:count]
+
+
+def uneven(n, random, loss):
+    points = [{name: random.choices(its, [6, 3, 1, 1][: len(its)])[0] for name, its in LEVELS.items()} for _ in range(n)]
+    return points, [loss(point) for point in points]
+
+
+def searched(n, random, loss):
+    """Each but the first 12 is one of the best quarter with one choice drawn anew."""
+    points, y = even(12, random, loss)
+    while len(points) < n:
+        parent = points[random.choice(sorted(range(len(y)), key=y.__getitem__)[: len(y) // 4])]
+        name = random.choice(list(LEVELS))
+        points.append({**parent, name: random.choice(LEVELS[name])})
+        y.append(loss(points[-1]))
+    return points, y
+
+
+def passed(draw, effects, studies, seed):
+    """In how many of the studies, of 30 points with noise of 0.1, each choice is above its mark."""
+    random, noise, above = Random(seed), np.random.default_rng(seed), dict.fromkeys(LEVELS, 0)
+    for number in range(studies):
+        points, y = draw(30, random, lambda point: sum(effects.get(at, 0) for at in point.items()) + noise.normal(3, 0.1))
+        design = Design(LEVELS, points)
+        spread, mark = design.effects(np.array(y)).spread, design.chance(np.array(y), number)
+        for name in mark:
+            above[name] += spread[name] > mark[name]
+    return above
+
+
+STRONG = {("a", "y"): 0.5, ("a", "z"): 1.0}
+
+
+@pytest.mark.parametrize("effects", [{}, STRONG], ids=["nothing", "strong"])
+@pytest.mark.parametrize("draw", [even, least, uneven, searched])
+def test_a_choice_without_effect_passes_its_mark_about_once_in_twenty_whatever_another_does_and_however_points_were_drawn(
+    draw, effects
+):
+    above = passed(draw, effects, 200, 7)
+    idle = [count for name, count in above.items() if (name, "z") not in effects]
+    assert all(2 <= count < 0.09 * 200 for count in idle), above  # 10 expected; binomial, beyond 1 in 100 each
+
+
+def test_a_weaker_choice_beside_a_strong_one_is_told():
+    above = passed(even, {**STRONG, ("b", "y"): 0.2}, 100, 8)
+    assert above["a"] == 100
+    assert above["b"] >= 95  # when the losses themselves were dealt out: 0
+
+
+def test_without_noise_what_does_something_passes_its_mark_and_the_rest_is_no_rounding():
+    points = drawn(30)
+    y = added(points) - [ADDED["b"][point["b"]] for point in points]
+    spread, mark = Design(LEVELS, points).effects(y).spread, Design(LEVELS, points).chance(y)
+    assert [spread[name] > mark[name] for name in LEVELS] == [True, False, True]

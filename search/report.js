@@ -104,6 +104,7 @@ const scales = {
   bits_per_byte: perNat && { title: "validation loss of the proxy (bits_per_byte)", to: (nats) => nats * perNat, from: (bits) => bits / perNat },
 };
 let scale = "loss_nats";
+const titles = Object.fromEntries(Object.keys(drawings).map((name) => [name, drawings[name].layout.yaxis?.title?.text])); // plotly.js changes what it draws
 
 function niceTicks(low, high, most) {
   const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
@@ -114,8 +115,8 @@ function niceTicks(low, high, most) {
 }
 
 function rescale(div) {
-  const unit = scales[scale], title = drawings[div.id].layout.yaxis.title;
-  if (!unit) return Plotly.relayout(div, { "yaxis.tickvals": null, "yaxis.ticktext": null, "yaxis.tickmode": "auto", "yaxis.title.text": title.text });
+  const unit = scales[scale];
+  if (!unit) return Plotly.relayout(div, { "yaxis.tickvals": null, "yaxis.ticktext": null, "yaxis.tickmode": "auto", "yaxis.title.text": titles[div.id] });
   const [low, high] = div._fullLayout.yaxis.range;
   const ticks = niceTicks(unit.to(low), unit.to(high), 8).filter((one) => one > 0);
   return Plotly.relayout(div, { "yaxis.tickmode": "array", "yaxis.tickvals": ticks.map(unit.from), "yaxis.ticktext": ticks.map(String), "yaxis.title.text": unit.title });

@@ -1,5 +1,6 @@
 """A page in a real Chromium: what is drawn, what goes wrong, and whether it can be read."""
 
+import base64
 import os
 import re
 import shutil
@@ -38,11 +39,30 @@ TEXTS = """() => [...document.querySelectorAll('.plotly-graph-div')].flatMap(div
         const style = getComputedStyle(text), own = [...text.childNodes].filter(node => node.nodeType === 3);
         let opacity = parseFloat(style.fillOpacity), shown = style.visibility !== 'hidden' && style.display !== 'none';
         for (let one = text; one && one !== div; one = one.parentElement) opacity *= parseFloat(getComputedStyle(one).opacity);
+        const box = text.getBoundingClientRect();
         return {words: own.map(node => node.data).join('').trim(), shown, fill: style.fill, opacity, filter,
+                box: [box.x + scrollX, box.y + scrollY, box.width, box.height],
                 pixels: parseFloat(style.fontSize), weight: parseInt(style.fontWeight)};
     }).filter(one => one.shown && one.words && one.opacity > 0);
 })"""
-"""Of every text in a figure: its colour, its opacity with that of all around it, and the filter it is seen through."""
+"""Of every text in a figure: its colour, its opacity with that of all around it, the filter it is seen through, its place."""
+HIDDEN = "() => document.body.classList.toggle('without-words')"
+UNDER = """async ([picture, boxes]) => {
+    const image = new Image();
+    image.src = 'data:image/png;base64,' + picture;
+    await image.decode();
+    const canvas = new OffscreenCanvas(image.width, image.height).getContext('2d');
+    canvas.drawImage(image, 0, 0);
+    return boxes.map(([x, y, width, height]) => {
+        const counts = new Map(), pixels = canvas.getImageData(x, y, Math.max(width, 1), Math.max(height, 1)).data;
+        for (let n = 0; n < pixels.length; n += 4) {
+            const colour = `rgb(${pixels[n]}, ${pixels[n + 1]}, ${pixels[n + 2]})`;
+            counts.set(colour, (counts.get(colour) ?? 0) + 1);
+        }
+        return [...counts].sort((a, b) => b[1] - a[1])[0][0];
+    });
+}"""
+"""The colour that most of each box has in a picture."""
 
 Colour = tuple[float, float, float]
 """Red, green and blue in sRGB, 0 to 1."""
@@ -102,12 +122,19 @@ class Opened:
 
     def check_contrast(self) -> None:
         """Of the texts in figures, which axe does not see."""
-        page = seen(self.page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
-        texts = self.page.evaluate(TEXTS)
-        ratios = [contrast(seen(one["fill"], one["opacity"], one["filter"]), page) for one in texts]
-        pairs = zip(texts, ratios, strict=True)
-        faint = {f"{one['words']}: {ratio:.2f}" for one, ratio in pairs if ratio < least(one["pixels"], one["weight"])}
-        assert not faint, "\n".join(sorted(faint))
+        paper = self.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        doubtful = [one for one in self.page.evaluate(TEXTS) if _is_faint(one, paper)]
+        below = self._below([one["box"] for one in doubtful]) if doubtful else []
+        faint = [(one, paint) for one, paint in zip(doubtful, below, strict=True) if _is_faint(one, paint)]
+        assert not faint, "\n".join(f"{one['words']}: {_ratio(one, paint):.2f} on {paint}" for one, paint in faint)
+
+    def _below(self, boxes) -> list[str]:
+        """What is painted behind texts: the colour of each box without them."""
+        self.page.add_style_tag(content=".without-words .plotly-graph-div text { visibility: hidden !important; }")
+        self.page.evaluate(HIDDEN)
+        picture = self.page.screenshot(full_page=True)
+        self.page.evaluate(HIDDEN)
+        return self.page.evaluate(UNDER, [base64.b64encode(picture).decode(), boxes])
 
     def shoot(self, name: str) -> Path:
         """A picture of the whole page for people to look at."""
@@ -194,3 +221,11 @@ def seen(fill: str, opacity: float = 1.0, filters: str = "none") -> Colour:
     colour, alpha = parsed(fill)
     alpha *= opacity
     return filtered(tuple(alpha * c + 1 - alpha for c in colour), filters)
+
+
+def _ratio(text, below: str) -> float:
+    return contrast(seen(text["fill"], text["opacity"], text["filter"]), seen(below))
+
+
+def _is_faint(text, below: str) -> bool:
+    return _ratio(text, below) < least(text["pixels"], text["weight"])

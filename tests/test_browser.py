@@ -80,6 +80,11 @@ def test_a_filtered_colour_is_what_a_browser_shows(chromium, filters):
         assert [255 * c for c in filtered(colour(code), filters)] == pytest.approx(pixel, abs=1.5), code
 
 
+def heatmap(colour):
+    drawing = go.Figure(go.Heatmap(z=[[1]], text=[["pale"]], texttemplate="%{text}", textfont_color="#ffffff", showscale=False))
+    return div(drawing.update_traces(colorscale=[[0, colour], [1, colour]]).update_layout(height=300))
+
+
 GOOD = div(go.Figure(go.Scatter(x=[1, 2], y=[3, 4]), {"height": 300, "font": {"color": "#666666"}}))
 DARKENED = f"<style>body {{ background: #1a1a1a; }} .plotly-graph-div {{ filter: {DARK}; }}</style>"
 BAD = {
@@ -90,6 +95,7 @@ BAD = {
     "a wide line": ("pixels in", GOOD + "<div style='width: 2000px'>wide</div>"),
     "a faint line": ("color-contrast", GOOD + "<p style='color: #999'>faint</p>"),
     "a faint figure": (": 2.85", GOOD.replace("#666666", "#999999")),
+    "faint words on a mark": ("pale: 2.85", heatmap("#999999")),
     "a faint figure in the dark": (": 3.98", DARKENED + GOOD.replace("#666666", "#888888")),
 }
 
@@ -102,7 +108,7 @@ def written(folder, body):
 
 
 def test_a_page_that_is_right_passes(chromium, tmp_path):
-    with opened(chromium, written(tmp_path, GOOD)) as shown:
+    with opened(chromium, written(tmp_path, GOOD + heatmap("#666666"))) as shown:
         shown.check()
 
 

@@ -30,6 +30,7 @@ SIGNIFICANT = 9
 """Digits of a number in the page's data."""
 FEW = 12
 """Runs that are named of those that ended badly for the same reason."""
+SCRIPT = ("report.js", "report_figures.js", "report_table.js", "report_selected.js")
 ROWS = 100
 """Of the table that are shown at first: a browser needs seconds for thousands (assumption)."""
 
@@ -85,7 +86,7 @@ def page(found: Results, out: Path, note: str = "") -> str:
         few=FEW,
         calls=calls(out),
         space=dump_yaml(found.space),
-        script=text_of("report.js"),
+        script="\n".join(map(text_of, SCRIPT)),
     )
 
 
@@ -155,6 +156,7 @@ def exported(out: Path) -> list[Exported]:
     """The training configs that lie in a study's folder."""
     found = []
     for path in sorted((out / "export").glob("*/train.yaml")):
-        head = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            head = lines.readline().strip("# \n")
         found.append(Exported(str(path), head, f"lpanas train {shlex.quote(str(path))}"))
     return found

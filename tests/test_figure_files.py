@@ -1,5 +1,7 @@
+import gzip
 import subprocess
 import sys
+from pathlib import Path
 from struct import unpack
 from xml.etree import ElementTree
 
@@ -13,6 +15,8 @@ from lpanas.search.conclude import conclude
 from lpanas.search.figure import Figure
 from lpanas.search.figure_files import read_formats, write_files
 from lpanas.search.page import LAYOUT
+from lpanas.search.report import figures as search_figures
+from lpanas.search.results import read_study
 from lpanas.search.variants import variants
 from lpanas.search.verdict_page import figures
 from made_up import Losses, play, protocol_space
@@ -190,3 +194,16 @@ def test_a_confirmations_figures_have_names_for_files_and_their_rows():
 def test_a_confirmation_in_which_nothing_has_ended_has_no_figures():
     space = protocol_space()
     assert [one.name for one in figures(conclude(space, variants(space, {}), [])) if not one.name.startswith("co")] == []
+
+
+def test_report_writes_the_rows_of_every_figure_of_a_study(call, tmp_path):
+    kept = Path(__file__).parents[1] / "runs" / "reference" / "2026-11-25_prose"
+    (tmp_path / "space.yaml").write_bytes((kept / "space.yaml").read_bytes())
+    (tmp_path / "records.jsonl").write_bytes(gzip.decompress((kept / "records.jsonl.gz").read_bytes()))
+    code, out, err = call("report", tmp_path, "--figures", "csv")
+    assert (code, err) == (0, "")
+    assert f"figures: {tmp_path / 'figures'}" in out.replace("\n", "")
+    its = search_figures(read_study(tmp_path))
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{one.name}.csv" for one in its}
+    for one in its:
+        assert len((tmp_path / "figures" / f"{one.name}.csv").read_text().splitlines()) >= len(one.rows)

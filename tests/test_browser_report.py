@@ -4,7 +4,7 @@ import csv
 from contextlib import contextmanager
 
 import pytest
-from browser import opened
+from browser import BLANK, opened
 from lpanas.search.report import write_report
 from studies import ODD, study
 
@@ -55,6 +55,14 @@ def test_it_is_drawn_fits_and_can_be_read(chromium, made, name, width, scheme):
         shown.shoot(f"report_{name.replace(' ', '_')}_{width}_{scheme}")
         shown.check()
         assert shown.page.evaluate("window.harmed === undefined")
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name not in STUDIES])
+def test_odd_studies_are_drawn_without_an_error(chromium, tmp_path, name):
+    with opened(chromium, write_report(ODD[name](), tmp_path), 390) as shown:
+        shown.page.wait_for_function(READY)
+        shown.check_fits()
+        assert (shown.errors, shown.asked, shown.page.evaluate(BLANK)) == ([], [], [])
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "dark"), (390, "light")])

@@ -213,7 +213,7 @@ def test_the_page_can_be_made_again_from_the_same_records(made, tmp_path):
 
 def test_the_space_on_the_page_can_be_read_again(made, tmp_path):
     space, *_, page = made("odd names")
-    text = unescape(re.search(r"<pre>(.*)</pre>", body(page), re.DOTALL)[1])
+    text = unescape(re.search(r"<pre[^>]*>(.*)</pre>", body(page), re.DOTALL)[1])
     (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
     assert load_space(str(tmp_path / "space.yaml"), []) == space
 

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from ..lpa.config import UserError, one_line, override, read_yaml
+from ..lpa.config import UserError, one_line
 from .interrupt import Interrupt
 
 if TYPE_CHECKING:
-    from ..lpa.train import TrainConfig
     from .calls import Begin, Where
     from .dashboard import Copy
-    from .space import Space
     from .watch import View
 
 T = TypeVar("T")
@@ -157,14 +155,6 @@ def report(
         reporting.report(directories[0], storage, formats)
 
 
-def _is_confirmation(directory: Path) -> bool:
-    from .folder import study_in
-    from .ledger import CONFIRM
-
-    _, kind = study_in(directory, None)
-    return kind == CONFIRM
-
-
 @app.command()
 def watch(
     directory: Directory,
@@ -244,8 +234,9 @@ def train(
     from ..lpa.data import check_fits
     from ..lpa.prepare import open_shards
     from . import folder, preparing, terminal
+    from .presets import load_config
 
-    loaded = _train_config(config, settings)
+    loaded = load_config(config, settings or [])
     with preparing.progress() as watch_data:
         shards = open_shards(loaded.data, watch_data)
     check_fits(shards, loaded.data, loaded.steps * loaded.batch_tokens, loaded.model)
@@ -279,64 +270,9 @@ def show(
     settings: Settings = None,
 ) -> None:
     """Say what a space or a config would run and cost, or what a study has found."""
-    from . import terminal
-    from .presets import load_space
-    from .results import read_study
+    from . import showing
 
-    path = Path(what)
-    if path.is_dir():
-        _refuse(what, "a study has run", {"--coordinates": coordinates, "--set": settings})
-        if _is_confirmation(path):
-            from .verdict import read_verdict
-
-            terminal.print_confirmation(read_verdict(path)[2], {"confirmation": path})
-        else:
-            terminal.print_results(read_study(path), {"study": path})
-    elif path.is_file() and "vary" not in read_yaml(path):
-        _refuse(what, "a training's config names one model", {"--coordinates": coordinates})
-        terminal.print_config(_train_config(path, settings))
-    else:
-        space = load_space(what, settings or [])
-        if coordinates is not None:
-            _check_page(coordinates)
-        terminal.print_space(space)
-        if coordinates is not None:
-            _draw_coordinates(space, coordinates)
-
-
-def _refuse(what: str, why: str, options: dict[str, object]) -> None:
-    """Raises UserError when an option is given that would do nothing."""
-    for name, value in options.items():
-        if value:
-            raise UserError(f"{name}: only a space has it, and {what} is none: {why}")
-
-
-def _check_page(page: Path) -> None:
-    """Raises UserError, before any work, when a page could not be written."""
-    if page.is_dir():
-        raise UserError(f"--coordinates {page}: is a folder; expected a file's name")
-    if not os.access(page.parent, os.W_OK):
-        what = "cannot be written" if page.parent.is_dir() else "is no folder"
-        raise UserError(f"--coordinates {page}: {page.parent} {what}")
-
-
-def _draw_coordinates(space: "Space", page: Path) -> None:
-    from ..lpa.coordinates import coordinates
-    from ..lpa.data import check_fits
-    from ..lpa.prepare import open_shards
-    from . import preparing
-    from .coordinate_figures import coordinates_figure
-
-    proxy, steps = space.proxy, 4
-    with preparing.progress() as watch_data:
-        shards = open_shards(proxy.data, watch_data)
-    check_fits(shards, proxy.data, steps * proxy.batch_tokens, proxy.model)
-    rows = coordinates(proxy, shards, [proxy.model.d_model * 2**power for power in range(4)], steps)
-    try:
-        coordinates_figure(rows).write_html(page)
-    except OSError as error:
-        raise UserError(f"--coordinates {page}: {error.strerror}") from None
-    typer.echo(f"coordinates: {page}")
+    showing.show(what, coordinates, settings or [])
 
 
 @app.command()
@@ -359,14 +295,6 @@ def prepare(
     except KeyboardInterrupt:
         raise typer.Exit(_say("stopped; nothing was left behind", 130)) from None
     preparing.print_shards(shards)
-
-
-def _train_config(path: Path, settings: list[str] | None) -> "TrainConfig":
-    from ..lpa.train import TrainConfig
-    from .presets import with_shapes
-
-    raw = override(read_yaml(path), settings or [])
-    return TrainConfig.parse(with_shapes(raw, f"{path}: ", "model"), str(path))
 
 
 def main() -> None:

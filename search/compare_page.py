@@ -1,7 +1,6 @@
 """Several studies -> one page: their fronts in one picture, their winners in one table."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from .compare import Comparison
 from .compare_rows import front_rows, pairs, study_rows, winner_rows
 from .compare_words import cautions, headline, volumes
 from .figure import LOSS, Figure, digits, readable
-from .page import COLOURS, FURTHER, LAYOUT, SYMBOLS, div, plain, rendered
+from .page import COLOURS, FURTHER, LAYOUT, SYMBOLS, check_place, div, plain, rendered
 from .space import Space
 
 LOOKS = (*((COLOURS[arm], SYMBOLS[arm]) for arm in ("attention", "ffn", "both")), *FURTHER[:4], (COLOURS["dense"], "star"))
@@ -29,17 +28,12 @@ DELTA = "loss less the own dense arm's (delta_nats)"
 
 def check_page(page: Path) -> None:
     """Raises UserError, before any work, when a page could not be written, or would replace something else than such a page."""
-    if page.is_dir():
-        raise UserError(f"--out {page}: is a folder; expected a file's name")
-    if not page.parent.is_dir():
-        raise UserError(f"--out {page}: {page.parent} is no folder")
+    check_place(page, "--out")
     try:
         if os.path.lexists(page) and not (page.is_file() and MARKER.encode() in _head(page)):
             raise UserError(f"--out {page}: holds something else than such a page; expected a new name")
-        with tempfile.TemporaryFile(dir=page.parent):  # what a folder's mode says is not all: /proc, a disk that is read-only
-            pass
     except OSError as error:
-        raise UserError(f"--out {page}: cannot be written: {error.strerror}") from None
+        raise UserError(f"--out {page}: cannot be read: {error.strerror}") from None
 
 
 def _head(page: Path) -> bytes:

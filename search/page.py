@@ -1,12 +1,16 @@
 """What all pages share: the template's frame, and the colour and the symbol of each arm."""
 
+import tempfile
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 
 import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+
+from ..lpa.config import UserError
 
 COLOURS = {"dense": "#000000", "attention": "#0072B2", "ffn": "#D55E00", "both": "#009E73"}
 """Of the sublayers that hold low rank: Okabe and Ito's colour-blind-safe palette."""
@@ -62,3 +66,16 @@ def rendered(template: str, **values: object) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return pages.get_template(template).render(plotly_js=get_plotlyjs(), **values)
+
+
+def check_place(page: Path, option: str) -> None:
+    """Raises UserError, before any work, when a page could not be written where an option says."""
+    if page.is_dir():
+        raise UserError(f"{option} {page}: is a folder; expected a file's name")
+    if not page.parent.is_dir():
+        raise UserError(f"{option} {page}: {page.parent} is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=page.parent):  # what a folder's mode says is not all: /proc, a disk that is read-only
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {page}: cannot be written: {error.strerror}") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..lpa.config import UserError, nearest, override, parse_yaml, read_yaml
 from ..lpa.model import ModelConfig
+from ..lpa.train import TrainConfig
 from .space import Space
 
 
@@ -30,6 +31,12 @@ def parse_space(raw: Mapping[str, Any], where: str) -> Space:
         each = [with_shapes(one, f"{where}: confirm.sizes.{n}.", "model") if isinstance(one, dict) else one for n, one in here]
         shaped["confirm"] = confirm | {"sizes": each}
     return Space.parse(shaped, where)
+
+
+def load_config(path: Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """The training of a YAML file, with `--set` applied. Raises UserError."""
+    raw = override(read_yaml(path), settings)
+    return TrainConfig.parse(with_shapes(raw, f"{path}: ", "model"), str(path))
 
 
 def presets() -> list[str]:

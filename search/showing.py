@@ -1,0 +1,67 @@
+"""What `lpanas show` does: what would run and what it would cost, or what was found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..lpa.config import UserError, read_yaml
+from . import terminal
+from .folder import study_in
+from .ledger import CONFIRM
+from .page import check_place
+from .presets import load_config, load_space
+from .space import Space
+
+
+def show(what: str, coordinates: Path | None, settings: Sequence[str]) -> None:
+    """Of a study's folder, a training's config or a space. coordinates: the page for a space's. Raises UserError."""
+    path = Path(what)
+    if path.is_dir():
+        _refuse(what, "a study has run", {"--coordinates": coordinates, "--set": settings})
+        _show_study(path)
+    elif path.is_file() and "vary" not in read_yaml(path):
+        _refuse(what, "a training's config names one model", {"--coordinates": coordinates})
+        terminal.print_config(load_config(path, settings))
+    else:
+        space = load_space(what, settings)
+        if coordinates is not None:
+            check_place(coordinates, "--coordinates")
+        terminal.print_space(space)
+        if coordinates is not None:
+            _draw_coordinates(space, coordinates)
+
+
+def _refuse(what: str, why: str, options: dict[str, object]) -> None:
+    """Raises UserError when an option is given that would do nothing."""
+    for name, value in options.items():
+        if value:
+            raise UserError(f"{name}: only a space has it, and {what} is none: {why}")
+
+
+def _show_study(folder: Path) -> None:
+    if study_in(folder, None)[1] == CONFIRM:
+        from .verdict import read_verdict
+
+        terminal.print_confirmation(read_verdict(folder)[2], {"confirmation": folder})
+    else:
+        from .results import read_study
+
+        terminal.print_results(read_study(folder), {"study": folder})
+
+
+def _draw_coordinates(space: Space, page: Path) -> None:
+    from ..lpa.coordinates import coordinates
+    from ..lpa.data import check_fits
+    from ..lpa.prepare import open_shards
+    from . import preparing
+    from .coordinate_figures import coordinates_figure
+
+    proxy, steps = space.proxy, 4
+    with preparing.progress() as watch_data:
+        shards = open_shards(proxy.data, watch_data)
+    check_fits(shards, proxy.data, steps * proxy.batch_tokens, proxy.model)
+    rows = coordinates(proxy, shards, [proxy.model.d_model * 2**power for power in range(4)], steps)
+    try:
+        coordinates_figure(rows).write_html(page)
+    except OSError as error:
+        raise UserError(f"--coordinates {page}: {error.strerror}") from None
+    terminal.console.print(f"coordinates: {page}", markup=False)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..lpa.config import UserError, dump_yaml, one_line
-from ..lpa.files import replace_text
+from ..lpa.files import forget_drafts, replace_text
 from .ledger import CONFIRM, SEARCH, Ledger, open_ledger
 from .space import Space
 from .storage import shown
@@ -81,6 +81,7 @@ def held(folder: Path) -> Generator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        forget_drafts(folder)
         try:
             yield
         finally:

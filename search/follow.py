@@ -14,31 +14,29 @@ from .watch import EVERY, SHARE, View
 
 
 def follow(views: Iterable[View], folder: Path, url: str | None, say: Callable[[str], object]) -> View:
-    """Write a study's page whenever a run of it has ended, and a last time when its driver has; what was seen last. Pages are
-    written for no more than SHARE of the time. say: is told of each one."""
+    """Write a study's page whenever a run of it has ended, until its driver has; what was seen last. Pages are written for no
+    more than SHARE of the time. say: is told of each one."""
     written: Results | Confirmation | None = None
     for view in views:
-        over, began = view.moment is None or view.moment.is_over, time.monotonic()
-        if over or view.found is not written:
-            say(str(write(view, folder, url, "" if over else note(view))))
-            written = view.found
-        if over:
+        if view.moment is None or view.moment.is_over:
             return view
+        began = time.monotonic()
+        if view.found is not written:
+            say(str(write(view, folder, url)))
+            written = view.found
         time.sleep(max(EVERY, (time.monotonic() - began) / SHARE))
     raise AssertionError("looking never ends by itself")
 
 
-def write(view: View, folder: Path, url: str | None, words: str) -> object:
+def write(view: View, folder: Path, url: str | None) -> object:
     """The page of what was seen, and its tables; its path."""
     if isinstance(view.found, Results):
-        return write_report(view.found, folder, words)
+        return write_report(view.found, folder, note(view, view.found))
     space, records, found = read_verdict(folder, url)
     return write_verdict(found, space, records, folder)["page"]
 
 
-def note(view: View) -> str:
-    """What the page of a study says that is not at its end."""
-    if not isinstance(view.found, Results):
-        return ""
-    told = f"{headline(view.found, view.moment)}. {f'{view.note}. ' if view.note else ''}"
+def note(view: View, found: Results) -> str:
+    """What the page of a search says that is not at its end."""
+    told = f"{headline(found, view.moment)}. {f'{view.note}. ' if view.note else ''}"
     return f"{told}As of {datetime.now():%H:%M:%S}; this page is written anew as the search goes."

@@ -72,7 +72,7 @@ def page(found: Results, out: Path, note: str = "") -> str:
         summary=summary.summary(found),
         belief=summary.belief(found),
         ended=summary.ended(found),
-        verdict=verdict and _verdict(verdict),
+        verdict=verdict and _verdict(verdict, found),
         exported=exported(out),
         commands={name: f"lpanas {name} {shlex.quote(str(out))}" for name in ("confirm", "export", "report")},
         figures={figure.name: figure for figure in drawn},
@@ -84,7 +84,7 @@ def page(found: Results, out: Path, note: str = "") -> str:
         data=data(found, records),
         lost=lost(records),
         few=FEW,
-        calls=calls(out),
+        calls=[call | {"command": shlex.join(call.get("command", []))} for call in calls(out)],
         space=dump_yaml(found.space),
         script="\n".join(map(text_of, SCRIPT)),
     )
@@ -113,12 +113,15 @@ def drawings(of: Sequence[Figure]) -> dict[str, object]:
     return {figure.name: json.loads(figure.drawing.to_json() or "{}") for figure in of}
 
 
-def _verdict(found: Confirmation) -> dict[str, str]:
-    return {"headline": headline(found), "claim": claim(found)}
+def _verdict(confirmed: Confirmation, found: Results) -> dict[str, object]:
+    """Its words, and whether the winner is among its arms."""
+    best = found.winner
+    of_winner = best is not None and any(one.placement == best.model.placement.text for one in confirmed.arms)
+    return {"headline": headline(confirmed), "claim": claim(confirmed), "of_winner": of_winner}
 
 
 def data(found: Results, records: Sequence[Record]) -> dict[str, object]:
-    """What the page's script knows of each run: the table's columns and rows, unrounded, and each placement's picture."""
+    """What the page's script knows of each run: the table's columns and rows, to nine digits, and each placement's picture."""
     rows = [{name: _plain(value) for name, value in found.row(record).items()} for record in records]
     return {
         "columns": list(rows[0]) if rows else [],
@@ -156,7 +159,10 @@ def exported(out: Path) -> list[Exported]:
     """The training configs that lie in a study's folder."""
     found = []
     for path in sorted((out / "export").glob("*/train.yaml")):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            head = lines.readline().strip("# \n")
+        try:
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                head = lines.readline().strip("# \n")
+        except OSError:
+            continue
         found.append(Exported(str(path), head, f"lpanas train {shlex.quote(str(path))}"))
     return found

@@ -1,10 +1,13 @@
 // The figures of a search's page: drawn, with what is said of each run, marks on the one that is selected, the loss in other units.
 // what is written where the pointer is
 
+// better, worse or tied; nothing where the noise is not known
+const told = (run) => (get(run, "against_dense") === "unknown" ? "" : get(run, "against_dense"));
+
 function words(run) {
   if (!runs.has(run)) return escaped(run);
   const arm = get(run, "arm"), delta = get(run, "delta_nats");
-  const against = delta === null || arm === "dense" ? "" : `<br>${delta >= 0 ? "+" : "−"}${Math.abs(delta).toFixed(4)} nats against dense ${escaped(get(run, "against_dense"))}`;
+  const against = delta === null || arm === "dense" ? "" : `<br>${delta >= 0 ? "+" : "−"}${Math.abs(delta).toFixed(4)} nats against dense ${escaped(told(run))}`;
   const perplexity = get(run, "perplexity");
   return `<b>${escaped(run)}</b> ${escaped(arm)}<br>${escaped(get(run, "placement"))}, d_ff ${get(run, "d_ff")}${against}` +
     (perplexity === null ? "" : `<br>perplexity ${perplexity.toPrecision(5)}`);
@@ -14,13 +17,16 @@ function words(run) {
 
 const SELECTED = "selected";
 
+// whether its points stand for runs
+function stands(trace) { return Boolean(trace.hovertemplate?.startsWith("%{text}")); }
+
 function axesOf(trace) { return `${trace.xaxis ?? "x"} ${trace.yaxis ?? "y"}`; }
 
 function drawn(name) {
   const { data: traces, layout } = drawings[name];
   const axes = new Set();
   for (const trace of traces) {
-    if (trace.hovertemplate?.startsWith("%{text}")) {
+    if (stands(trace)) {
       trace.text = trace.customdata.map((run) => (run === null ? "" : words(run)));
       if (trace.type === "bar") trace.textposition = "none";
       axes.add(axesOf(trace));
@@ -43,43 +49,89 @@ function draw(div) {
       const run = event.points.map((point) => point.customdata).find((one) => runs.has(one));
       if (run !== undefined) select(run);
     });
-    if (div.id.startsWith("front_")) div.on("plotly_relayout", (change) => { if (!("yaxis.tickvals" in change)) rescale(div); });
+    if (isFront(div)) div.on("plotly_relayout", (change) => { if (!("yaxis.tickvals" in change)) rescale(div); });
+    for (const change of [mark, dim, rescale]) change(div); // what was asked for while it was not there yet
   });
 }
 
-// where a run stands in a figure, as points of the mark that is drawn over them
-function places(traces, pair, run) {
-  const x = [], y = [];
-  for (const trace of traces) {
-    if (trace.meta === SELECTED || !trace.customdata || axesOf(trace) !== pair) continue;
-    trace.customdata.forEach((one, place) => {
-      if (one !== run) return;
-      if (trace.type === "bar") {
-        const start = trace.base[place];
-        x.push(start, start + trace.x[place], null);
-        y.push(trace.y[place], trace.y[place], null);
-        return;
-      }
-      x.push(trace.x[place]);
-      y.push(trace.y[place]);
-      if (!trace.mode.includes("lines") || trace.customdata[place + 1] !== run) {
-        x.push(null);
-        y.push(null);
-      }
-    });
+const isFront = (div) => div.id.startsWith("front_");
+
+// a change of every figure that is there, those in view first, and the page answers between two of them
+const turns = new Map();
+async function inTurn(change) {
+  const turn = (turns.get(change) ?? 0) + 1, root = document.documentElement;
+  turns.set(change, turn);
+  root.dataset.settled = "no";
+  const away = (div) => Math.abs(div.getBoundingClientRect().top + div.offsetHeight / 2 - innerHeight / 2);
+  for (const div of [...figures].sort((a, b) => away(a) - away(b))) {
+    if (turns.get(change) !== turn) return;
+    if (div.data && change(div)) await frame();
   }
+  turns.delete(change);
+  if (!turns.size) root.dataset.settled = "yes";
+}
+
+const frame = () => new Promise((done) => requestAnimationFrame(done));
+
+// where each run stands in a figure: [trace, point] of each of its points
+function standing(div) {
+  if (div.standing) return div.standing;
+  div.standing = new Map();
+  div.data.forEach((trace, number) => {
+    if (!stands(trace)) return;
+    trace.customdata.forEach((run, place) => {
+      if (!div.standing.has(run)) div.standing.set(run, []);
+      div.standing.get(run).push([number, place]);
+    });
+  });
+  return div.standing;
+}
+
+// rings and a line over the run that is selected; whether anything had to be drawn
+function mark(div) {
+  const marks = [...div.data.keys()].filter((number) => div.data[number].meta === SELECTED);
+  const found = selected === null ? [] : standing(div).get(selected) ?? [];
+  if (!marks.length || (!found.length && !div.marked)) return false;
+  div.marked = found.length > 0;
+  const over = marks.map((number) => places(div.data, axesOf(div.data[number]), found));
+  Plotly.restyle(div, { x: over.map(([x]) => x), y: over.map(([, y]) => y) }, marks);
+  return true;
+}
+
+function places(traces, axes, found) {
+  const x = [], y = [];
+  found.forEach(([number, place], n) => {
+    const trace = traces[number];
+    if (axesOf(trace) !== axes) return;
+    if (trace.type === "bar") {
+      x.push(trace.base[place], trace.base[place] + trace.x[place], null);
+      y.push(trace.y[place], trace.y[place], null);
+      return;
+    }
+    const [next, after] = found[n + 1] ?? [];
+    x.push(trace.x[place]);
+    y.push(trace.y[place]);
+    if (!trace.mode.includes("lines") || next !== number || after !== place + 1) {
+      x.push(null);
+      y.push(null);
+    }
+  });
   return [x, y];
 }
 
-function mark(run) {
-  for (const div of figures) {
-    if (!div.data) continue;
-    div.data.forEach((trace, place) => {
-      if (trace.meta !== SELECTED) return;
-      const [x, y] = run === null ? [[], []] : places(div.data, axesOf(trace), run);
-      Plotly.restyle(div, { x: [x], y: [y] }, [place]);
-    });
-  }
+// what the table's filter leaves out is pale; whether anything had to be drawn
+function dim(div) {
+  const some = rows.some((one) => !one.shown);
+  const numbers = [...div.data.keys()].filter((number) => stands(div.data[number]) && String(div.data[number].mode).startsWith("markers"));
+  if (!numbers.length || (!some && !div.dimmed)) return false;
+  div.dimmed = some;
+  const kept = new Set(rows.filter((one) => one.shown).map((one) => one.run));
+  const chosen = numbers.map((number) => {
+    const its = div.data[number].customdata;
+    return some ? [...its.keys()].filter((place) => kept.has(its[place])) : null;
+  });
+  Plotly.restyle(div, { selectedpoints: chosen, "unselected.marker.opacity": 0.08 }, numbers);
+  return true;
 }
 
 // the loss in other units: the same picture with other words at its axis
@@ -93,27 +145,38 @@ const scales = {
 let scale = "loss_nats";
 const titles = Object.fromEntries(Object.keys(drawings).map((name) => [name, drawings[name].layout.yaxis?.title?.text])); // plotly.js changes what it draws
 
-function niceTicks(low, high, most) {
-  const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
-  const ticks = [];
-  for (let n = Math.ceil(low / step); n * step <= high; n++) ticks.push(Number((n * step).toPrecision(12)));
-  return ticks;
+// round numbers of a unit, about as many as asked for, evenly spread over nats
+function ticksOf(unit, low, high, count = 8) {
+  const ticks = new Set(), apart = (high - low) / count;
+  for (let n = 0; n <= count; n++) {
+    const here = unit.to(low + n * apart), step = unit.to(low + (n + 1) * apart) - here;
+    const power = 10 ** Math.floor(Math.log10(step)), round = [5, 2, 1].map((one) => one * power).find((one) => one <= step);
+    const tick = Number((Math.round(here / round) * round).toPrecision(12));
+    if (tick > 0 && unit.from(tick) >= low && unit.from(tick) <= high) ticks.add(tick);
+  }
+  return [...ticks];
 }
 
 function rescale(div) {
+  if (!isFront(div) || (scale === "loss_nats" && !div.rescaled)) return false;
   const unit = scales[scale];
-  if (!unit) return Plotly.relayout(div, { "yaxis.tickvals": null, "yaxis.ticktext": null, "yaxis.tickmode": "auto", "yaxis.title.text": titles[div.id] });
-  const [low, high] = div._fullLayout.yaxis.range;
-  const ticks = niceTicks(unit.to(low), unit.to(high), 8).filter((one) => one > 0);
-  return Plotly.relayout(div, { "yaxis.tickmode": "array", "yaxis.tickvals": ticks.map(unit.from), "yaxis.ticktext": ticks.map(String), "yaxis.title.text": unit.title });
+  div.rescaled = Boolean(unit);
+  if (unit) {
+    const ticks = ticksOf(unit, ...div._fullLayout.yaxis.range);
+    Plotly.relayout(div, { "yaxis.tickmode": "array", "yaxis.tickvals": ticks.map(unit.from), "yaxis.ticktext": ticks.map(String), "yaxis.title.text": unit.title });
+  } else {
+    Plotly.relayout(div, { "yaxis.tickvals": null, "yaxis.ticktext": null, "yaxis.tickmode": "auto", "yaxis.title.text": titles[div.id] });
+  }
+  return true;
+}
+
+function scaleTo(name) {
+  scale = scales[name] ? name : "loss_nats";
+  for (const button of document.querySelectorAll("[data-scale]")) button.setAttribute("aria-pressed", String(button.dataset.scale === scale));
+  inTurn(rescale);
 }
 
 for (const button of document.querySelectorAll("[data-scale]")) {
   button.disabled = button.dataset.scale !== "loss_nats" && !scales[button.dataset.scale];
-  button.addEventListener("click", () => {
-    scale = button.dataset.scale;
-    for (const other of document.querySelectorAll("[data-scale]")) other.setAttribute("aria-pressed", String(other === button));
-    figures.filter((div) => div.id.startsWith("front_") && div.data).forEach(rescale);
-  });
+  button.addEventListener("click", () => scaleTo(button.dataset.scale));
 }

@@ -3,18 +3,22 @@
 let selected = null;
 
 function select(run) {
+  const before = selected;
   selected = run !== null && runs.has(run) ? run : null;
-  for (const one of rows) one.tr.classList.toggle("selected", one.run === selected);
+  for (const one of [before, selected].filter((name) => name !== null).map((name) => rowOf.get(name))) {
+    one.tr.classList.toggle("selected", one.run === selected);
+    hide(one);
+  }
   element("selected").hidden = selected === null;
   document.body.classList.toggle("selecting", selected !== null);
   history.replaceState(null, "", selected === null ? location.pathname + location.search : `#${encodeURIComponent(selected)}`);
-  mark(selected);
   if (selected !== null) say(selected);
+  inTurn(mark);
 }
 
 function say(run) {
   const loss = get(run, "loss_nats"), shares = data.columns.filter((name) => name.endsWith("_share") && get(run, name) !== null);
-  const parts = [loss === null ? get(run, "status") : `${loss.toFixed(4)} nats`, get(run, "against_dense") && `against dense: ${get(run, "against_dense")}`,
+  const parts = [loss === null ? get(run, "status") : `${loss.toFixed(4)} nats`, told(run) && `against dense: ${told(run)}`,
     ...shares.map((name) => `${get(run, name).toFixed(3)} x dense in ${name.slice(0, -6)}`)];
   element("its-run").textContent = [run, get(run, "arm")].filter(Boolean).join(", ");
   element("its-words").textContent = [...parts, get(run, "reason")].filter(Boolean).join("; ");
@@ -80,16 +84,46 @@ element("before").addEventListener("click", () => step(-1));
 element("after").addEventListener("click", () => step(1));
 element("close").addEventListener("click", () => select(null));
 
-// a page that is written anew while the search runs
-setInterval(() => { if (element("again")?.checked) location.reload(); }, 30000);
+// what the reader has chosen outlives a new reading of the page, in this tab
+
+const KEPT = `lpanas ${location.pathname}`;
+const fields = ["filter", "status", "sublayers"];
+
+function remember() {
+  const chosen = { dark, scale, whole, sorted, fields: fields.map((id) => element(id).value) };
+  try { sessionStorage.setItem(KEPT, JSON.stringify(chosen)); } catch { /* a browser that keeps nothing */ }
+}
+
+function restore() {
+  let chosen = null;
+  try { chosen = JSON.parse(sessionStorage.getItem(KEPT)); } catch { /* as above */ }
+  if (chosen === null) return;
+  dark = chosen.dark;
+  shade();
+  whole = chosen.whole;
+  if (chosen.sorted && chosen.sorted[0] in at) sortBy(...chosen.sorted);
+  fields.forEach((id, place) => { element(id).value = chosen.fields[place]; });
+  if (whole || fields.some((id) => element(id).value)) filter();
+  scaleTo(chosen.scale);
+}
+
+function selectAsked() {
+  let asked = "";
+  try { asked = decodeURIComponent(location.hash.slice(1)); } catch { /* no name of a run */ }
+  if (runs.has(asked)) select(asked);
+}
+
+addEventListener("pagehide", remember);
+addEventListener("hashchange", selectAsked);
+setInterval(() => { if (element("again")?.checked) location.reload(); }, 30000); // a page that is written anew while the search runs
 
 tell(rows.length);
-const asked = decodeURIComponent(location.hash.slice(1));
+restore();
+selectAsked();
 (async () => {
   for (const div of figures) {
     await draw(div);
-    await new Promise((done) => requestAnimationFrame(done)); // the page answers between two figures
+    await frame();
   }
-  if (asked) select(asked);
   document.documentElement.dataset.drawn = "all";
 })();

@@ -1,20 +1,25 @@
-// The table of all records: sorted, filtered, downloaded. What it leaves out is pale in the figures.
+// The table of all records: sorted, filtered, downloaded.
 const MOST = settings.most;
 const body = document.querySelector("#records tbody");
-const rows = [...body.rows].map((tr, place) => ({ tr, run: data.rows[place][at.run], place, shown: true }));
-let whole = false;
+const rows = [...body.rows].map((tr, place) => ({ tr, run: data.rows[place][at.run], place, shown: true, beyond: place >= MOST }));
+const rowOf = new Map(rows.map((one) => [one.run, one]));
+let whole = false, sorted = null;
 
 function arrange() {
   const fragment = document.createDocumentFragment();
   let count = 0;
   for (const one of rows) {
-    one.tr.hidden = !one.shown || (!whole && count >= MOST);
+    one.beyond = !whole && count >= MOST;
     count += one.shown ? 1 : 0;
+    hide(one);
     fragment.append(one.tr);
   }
   body.append(fragment);
   tell(count);
 }
+
+// the selected run is shown wherever it stands
+function hide(one) { one.tr.hidden = !one.shown || (one.beyond && one.run !== selected); }
 
 function tell(count) {
   element("all").hidden = whole || count <= MOST;
@@ -22,11 +27,13 @@ function tell(count) {
   element("shown").textContent = `${count} of ${rows.length} runs` + (!whole && count > MOST ? `, the first ${MOST} shown` : "");
 }
 
-function sortBy(head) {
-  const down = head.getAttribute("aria-sort") === "ascending", column = at[head.dataset.column];
-  for (const other of document.querySelectorAll("#records th")) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const value = (one) => data.rows[one.place][column];
+function sortBy(column, down) {
+  sorted = [column, down];
+  for (const head of document.querySelectorAll("#records th")) {
+    if (head.dataset.column === column) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+  const value = (one) => data.rows[one.place][at[column]];
   const unknown = (one) => value(one) === null || value(one) === "";
   rows.sort((a, b) => {
     if (unknown(a) || unknown(b)) return unknown(a) - unknown(b) || a.place - b.place;
@@ -43,38 +50,34 @@ function textOf(one) {
   return one.text;
 }
 
-function keeps(word) {
-  const match = word.match(/^(\w+)(<=|>=|<|>|=)([-+\d.eE]+)$/);
-  if (!match || !(match[1] in at) || Number.isNaN(Number(match[3]))) return (one) => textOf(one).includes(word);
-  const column = at[match[1]], wanted = Number(match[3]);
-  return (one) => data.rows[one.place][column] !== null && compared[match[2]](Number(data.rows[one.place][column]), wanted);
+// whether a word lets a row pass: a column compared with a number, a run, or a part of what stands in the row
+function keeps(word, complain) {
+  const [, column, sign, number] = word.match(/^([a-z_]\w*)(<=|>=|<|>|=)([-+]?[\d.]+(?:e[-+]?\d+)?)$/) ?? [];
+  if (column in at && !Number.isNaN(Number(number))) {
+    const value = (one) => data.rows[one.place][at[column]];
+    return (one) => value(one) !== null && compared[sign](Number(value(one)), Number(number));
+  }
+  if (column && sign !== "=") {
+    complain(column);
+    return () => true;
+  }
+  return runs.has(word) ? (one) => one.run === word : (one) => textOf(one).includes(word);
 }
 
 function filter() {
-  const tests = element("filter").value.toLowerCase().split(/\s+/).filter(Boolean).map(keeps);
+  const unknown = [], text = element("filter").value.toLowerCase().replace(/\s*(<=|>=|<|>|=)\s*/g, "$1");
+  const tests = text.split(/\s+/).filter(Boolean).map((word) => keeps(word, (column) => unknown.push(column)));
   for (const name of ["status", "sublayers"]) {
     const wanted = element(name).value;
     if (wanted) tests.push((one) => data.rows[one.place][at[name]] === wanted);
   }
   for (const one of rows) one.shown = tests.every((test) => test(one));
   arrange();
-  dim();
+  if (unknown.length) element("shown").textContent += `; there is no column ${unknown.join(", ")}, but ${numbers().join(", ")}`;
+  inTurn(dim);
 }
 
-// what the filter leaves out is pale in the figures, too
-function dim() {
-  const kept = new Set(rows.filter((one) => one.shown).map((one) => one.run));
-  for (const div of figures) {
-    if (!div.data) continue;
-    const places = [...div.data.keys()].filter((place) => div.data[place].customdata && String(div.data[place].mode).startsWith("markers"));
-    if (!places.length) continue;
-    const chosen = places.map((place) => {
-      if (kept.size === rows.length) return null;
-      return [...div.data[place].customdata.keys()].filter((n) => kept.has(div.data[place].customdata[n]));
-    });
-    Plotly.restyle(div, { selectedpoints: chosen, "unselected.marker.opacity": 0.08 }, places);
-  }
-}
+const numbers = () => data.columns.filter((name) => data.rows.some((row) => typeof row[at[name]] === "number"));
 
 function download() {
   const cell = (value) => (value === null ? "" : /[",\n\r]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
@@ -90,7 +93,7 @@ for (const head of document.querySelectorAll("#records th")) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = head.textContent;
-  button.addEventListener("click", () => sortBy(head));
+  button.addEventListener("click", () => sortBy(head.dataset.column, head.getAttribute("aria-sort") === "ascending"));
   head.replaceChildren(button);
 }
 for (const name of ["status", "sublayers"]) {

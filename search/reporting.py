@@ -56,7 +56,7 @@ def follow(folder: Path, url: str | None, formats: Sequence[str] = ()) -> None:
 
     with suppress(KeyboardInterrupt):
         following(watch.views(folder, url), folder, url, say)
-        report(folder, url, formats)
+    report(folder, url, formats)
 
 
 def compare(folders: Sequence[Path], url: str | None, page: Path) -> None:

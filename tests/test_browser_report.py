@@ -11,6 +11,7 @@ from studies import ODD, study
 STUDIES = {"twenty": lambda: study(20)} | {
     name: ODD[name] for name in ("one record", "none complete", "three objectives", "odd names")
 }
+SETTLED = "document.documentElement.dataset.settled === 'yes'"
 READY = "document.documentElement.dataset.drawn === 'all'"
 SHOWN = "[...document.querySelectorAll('#records tbody tr')].filter(row => !row.hidden).map(row => row.cells[0].textContent)"
 MARKED = """[...document.querySelectorAll('.plotly-graph-div')].filter(div => div.data.some(trace =>
@@ -87,6 +88,7 @@ def test_a_point_that_is_clicked_is_selected_everywhere(chromium, made, width):
         assert str(record.placement) in said
         assert f"{record.loss_nats:.4f} nats" in said
         assert page.inner_text("#its-export code") == f"lpanas export '{path.parent}' --pick {record.run}"
+        page.wait_for_function(SETTLED)
         held = page.evaluate(HOLDING, record.run)
         assert {"front_flops_per_token", "curves"} <= set(held)
         assert page.evaluate(MARKED) == held
@@ -103,6 +105,106 @@ def test_a_run_is_selected_anew_when_its_address_is_opened(chromium, made):
         assert shown.page.inner_text("#its-run").startswith("trial-2")
 
 
+def test_an_address_that_names_no_run_does_no_harm_and_one_that_is_typed_later_selects(chromium, made):
+    with opened(chromium, made("twenty")[1]) as shown:
+        page = shown.page
+        for wrong in ("#100%", "#trial-999", "#%3Cb%3E"):
+            page.goto(made("twenty")[1].as_uri() + wrong)
+            page.reload()
+            page.wait_for_function(READY)
+            assert not page.is_visible("#selected")
+        page.evaluate("location.hash = '#trial-3'")
+        page.wait_for_selector("#selected", state="visible")
+        assert page.inner_text("#its-run").startswith("trial-3")
+        assert (shown.errors, shown.asked) == ([], [])
+
+
+def test_what_is_asked_for_before_the_figures_are_drawn_is_done_in_all_of_them(chromium, made):
+    early = """addEventListener('DOMContentLoaded', () => setTimeout(() => {
+        window.early = document.documentElement.dataset.drawn === undefined;
+        select('trial-3'); scaleTo('perplexity');
+        document.getElementById('status').value = 'complete'; filter();
+    }))"""
+    with opened(chromium, made("three objectives")[1]) as shown:
+        page = shown.page
+        page.add_init_script(early)
+        page.goto(made("three objectives")[1].as_uri() + "#trial-1")
+        page.reload()
+        page.wait_for_function(READY)
+        page.wait_for_function(SETTLED)
+        assert page.evaluate("window.early")
+        assert page.evaluate(MARKED) == page.evaluate(HOLDING, "trial-3")
+        titles = "[...document.querySelectorAll('[id^=front_] .ytitle')].map(text => text.textContent.includes('perplexity'))"
+        assert page.evaluate(titles) == [True, True]
+        assert page.evaluate("figures.filter(div => div.dimmed).length >= 2")
+        assert (shown.errors, shown.asked) == ([], [])
+
+
+def test_a_selected_run_is_seen_in_the_table_wherever_it_stands(chromium, tmp_path):
+    page_file = write_report(study(130), tmp_path)
+    with opened(chromium, page_file) as shown:
+        page = shown.page
+        page.wait_for_function(READY)
+        assert len(page.evaluate(SHOWN)) == 100
+        page.evaluate("select('trial-125')")
+        assert page.is_visible("tr.selected")
+        assert page.inner_text("tr.selected td button") == "trial-125"
+        page.evaluate("select('trial-2')")
+        assert len(page.evaluate(SHOWN)) == 100
+        page.click("#all")
+        assert len(page.evaluate(SHOWN)) == 133
+        assert (shown.errors, shown.asked) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("words", "keep", "said"),
+    [
+        ("trial-1", lambda its: its.run == "trial-1", "1 of "),
+        ("loss_nats < 3.1", lambda its: its.loss_nats is not None and its.loss_nats < 3.1, " of "),
+        ("loss_nat<3.1", lambda its: True, "there is no column loss_nat, but loss_nats, perplexity"),
+        ("seed>=1 seed<=2", lambda its: 1 <= its.seed <= 2, "2 of "),
+        ("q,k=1/4", lambda its: "q,k=1/4" in its.placement, " of "),
+        ("(.*[\\'\"<>", lambda its: False, "0 of "),
+    ],
+)
+def test_a_filter_takes_blanks_runs_columns_and_anything_else(chromium, made, words, keep, said):
+    found, _ = made("twenty")
+    with whole(chromium, made) as shown:
+        shown.page.fill("#filter", words)
+        shown.page.evaluate("filter()")
+        assert said in shown.page.inner_text("#shown")
+        assert shown.page.evaluate(SHOWN) == [one.run for one in [*found.records, *found.seeds] if keep(one)]
+
+
+def test_what_was_chosen_outlives_a_new_reading(chromium, made):
+    with whole(chromium, made) as shown:
+        page = shown.page
+        page.click("#theme")
+        page.click("[data-scale=perplexity]")
+        page.fill("#filter", "seed=0")
+        page.evaluate("filter()")
+        page.click("#records th[data-column=loss_nats] button")
+        before = page.evaluate(SHOWN)
+        page.reload()
+        page.wait_for_function(READY)
+        assert page.evaluate(SHOWN) == before
+        assert page.input_value("#filter") == "seed=0"
+        assert page.get_attribute("[data-scale=perplexity]", "aria-pressed") == "true"
+        assert page.get_attribute("#theme", "aria-pressed") == "true"
+        assert page.evaluate("document.documentElement.classList.contains('dark')")
+
+
+def test_in_print_the_table_has_its_heads_and_the_names_of_its_runs(chromium, made):
+    with whole(chromium, made, scheme="dark") as shown:
+        page = shown.page
+        page.emulate_media(media="print")
+        heads, first = page.inner_text("#records thead").split(), page.inner_text("#records tbody tr:not([hidden])").split()
+        assert heads[:4] == ["run", "arm", "status", "loss_nats"]
+        assert first[0] == "trial-0"
+        assert not page.is_visible("#theme")
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(26, 26, 26)"
+
+
 def test_the_run_below_and_above_and_none(chromium, made):
     ordered = sorted([*made("twenty")[0].complete, *made("twenty")[0].seeds], key=lambda one: one.loss_nats)
     with whole(chromium, made) as shown:
@@ -115,6 +217,7 @@ def test_the_run_below_and_above_and_none(chromium, made):
         assert page.inner_text("#its-run").partition(",")[0] == ordered[2].run
         page.keyboard.press("Escape")
         page.wait_for_selector("#selected", state="hidden")
+        page.wait_for_function(SETTLED)
         assert page.evaluate(MARKED) == []
 
 
@@ -174,6 +277,7 @@ def test_the_loss_is_read_in_other_units(chromium, made):
             assert to(min(losses)) * 0.9 < drawn[0] < drawn[-1] < to(max(losses)) * 1.1
         page.click("[data-scale=loss_nats]")
         page.wait_for_function(f"{title}.includes('(loss_nats)')")
+        page.wait_for_function(SETTLED)
         assert (page.evaluate(title), page.evaluate(ticks)) == before
 
 

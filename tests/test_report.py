@@ -93,7 +93,7 @@ def test_a_row_of_the_table_says_what_its_record_says(made, case):
         assert row["perplexity"] == "inf" or is_rounded(row["perplexity"], math.exp(its.loss_nats) if known else None)
         assert is_rounded(row["delta_nats"], its.loss_nats - dense if known and dense is not None else None)
         for cost in found.costs:
-            assert is_rounded(row[f"{cost} / dense"], its.costs[cost] / found.space.dense_costs[cost])
+            assert is_rounded(row[f"{cost}_share"], its.costs[cost] / found.space.dense_costs[cost])
 
 
 def cell(text):
@@ -101,7 +101,7 @@ def cell(text):
 
 
 @pytest.mark.parametrize("case", MAKE)
-def test_the_scripts_data_are_the_records_unrounded_and_its_drawings_are_the_figures(made, case):
+def test_the_scripts_data_are_the_records_to_nine_digits_and_its_drawings_are_the_figures(made, case):
     _, found, page = made(case)
     data, records = held(page, "data"), [*found.records, *found.seeds]
     rows = [dict(zip(data["columns"], row, strict=True)) for row in data["rows"]]
@@ -203,6 +203,13 @@ def test_the_verdict_of_a_confirmation_stands_at_the_top(tmp_path):
     said = text(write_report(read_study(PROSE), tmp_path).read_text(encoding="utf-8"))
     assert said.index("The claim is refuted at every size and match.") < said.index("The winner")
     assert "This is a screening" not in said
+    other = read_study(PROSE)
+    model = other.arms["dense"].model.change(placement="0-3 q=1/8")
+    better = other.winner.change(run="trial-99", loss_nats=1.5, params={}, model=model)
+    later = Results(other.space, [*other.records, better], other.seeds)
+    said = text(write_report(later, tmp_path).read_text(encoding="utf-8"))
+    assert "The claim is refuted" in said
+    assert "The winner itself is a screening by single runs" in said
     (tmp_path / "confirm" / "verdict.json").write_text("{")
     said = text(write_report(read_study(PROSE), tmp_path).read_text(encoding="utf-8"))
     assert "The claim is" not in said
@@ -215,6 +222,8 @@ def test_what_was_exported_is_named_with_the_command_that_trains_it(tmp_path):
     said = text(write_report(FOUND, tmp_path).read_text(encoding="utf-8"))
     assert f"{path} (Exported by lpanas from trial-5 of the study" in said
     assert f"lpanas train {path}" in said
+    (tmp_path / "export" / "other" / "train.yaml").mkdir(parents=True)
+    assert f"lpanas train {path}" in text(write_report(FOUND, tmp_path).read_text(encoding="utf-8"))
 
 
 def test_how_it_was_run_can_be_repeated_from_the_page(made, tmp_path):

@@ -42,12 +42,6 @@ class Results:
         return {record.arm: record for record in self.records if record.arm is not None}
 
     @property
-    def stopped(self) -> list[Record]:
-        """The candidates that were stopped at a rung and not taken up again."""
-        taken_up = {record.continues for record in self.records}
-        return [record for record in self.records if record.status == "pruned" and record.run not in taken_up]
-
-    @property
     def tokens(self) -> int:
         """Trained on in all runs together."""
         return sum(record.tokens - record.tokens_before for record in (*self.records, *self.seeds))

@@ -5,6 +5,12 @@ from collections.abc import Sequence
 from .compare import Comparison, Study
 from .compare_rows import pairs, reference
 
+UNTOLD = {
+    "tied": "not told from it by single runs",
+    "unknown": "whether single runs tell it from these is not known",
+}
+"""Of pairs that do not say which one is lower: what is said of the other one."""
+
 
 def headline(compared: Comparison) -> str:
     """Which study's winner has the lowest loss, at which cost, and which others single runs do not tell from it."""
@@ -19,10 +25,9 @@ def headline(compared: Comparison) -> str:
         return f"By loss single runs do not tell the winners apart; the lowest is that of {_placed(compared, best, value)}"
     line = f"The winner with the lowest loss is that of {_placed(compared, best, value)}"
     mine = [pair for pair in known if best.label in (pair.a, pair.b)]
-    if tied := [pair.b if pair.a == best.label else pair.a for pair in mine if pair.told == "tied"]:
-        return f"{line}; not told from it by single runs: {', '.join(tied)}"
-    unknown = any(pair.told == "unknown" for pair in mine)
-    return f"{line}; " + ("how much of that is noise is not known" if unknown else "single runs tell it from the others")
+    others = {told: [pair.b if pair.a == best.label else pair.a for pair in mine if pair.told == told] for told in UNTOLD}
+    more = [f"{words}: {', '.join(others[told])}" for told, words in UNTOLD.items() if others[told]]
+    return "; ".join([line, *(more or ["single runs tell it from the others"])])
 
 
 def _placed(compared: Comparison, study: Study, value: float) -> str:

@@ -216,12 +216,18 @@ def test_there_are_no_hypervolumes_of_different_things(other):
     assert volumes(compared).startswith("No hypervolumes")
 
 
+WHETHER = "whether single runs tell it from these is not known: "
+
+
 def test_the_headline_names_the_lowest_winner_and_those_that_are_tied_with_it():
     near = study("near", [(3.05, 0.5), (3.4, 0.45)])  # its winner is 0.05 below a's
     far = study("far", [(2.9, 0.8)])  # b's winner at 2.9 is this one's
     assert "do not tell the winners apart; the lowest is that of near (trial-1: 3.0500 nats" in headline(compare(A, near))
     assert headline(compare(A, far)).endswith("single runs tell it from the others")
     assert headline(compare(A, far, B)).endswith("not told from it by single runs: b")
+    unmeasured = study("c", [(3.0, 0.5)], noise=None)
+    assert headline(compare(B, unmeasured)).endswith("nats, 0.800 x dense in flops_per_token); " + WHETHER + "c")
+    assert headline(compare(A, far, B, unmeasured)).endswith("not told from it by single runs: b; " + WHETHER + "c")
     assert headline(compare(A, EMPTY)).startswith("Only a has a winner")
     assert headline(compare(EMPTY, FAILED)).startswith("None of these studies has a winner")
     apart = Study("b", Path("b"), Results(OTHER_LR, A.found.records, A.found.seeds))

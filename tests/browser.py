@@ -12,7 +12,6 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 FLAGS = (
     "--no-sandbox",  # root has none
     "--disable-gpu",
-    "--enable-unsafe-swiftshader",  # WebGL without a GPU, which plotly's parallel coordinates draw with
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

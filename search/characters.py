@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .readable import highest
 from .results import Results
 
 LINES = 12
@@ -145,8 +146,6 @@ def front_lines(found: Results, width: int, encoding: str) -> list[str]:
     is nothing to draw, or no room for it."""
     if width < LEAST or not found.complete:
         return []
-    from .figure import highest  # plotly comes with it: not before there is something to draw
-
     drawn = cells(points(found), min(MOST, width) - LABEL - 1, LINES, highest(found), found.band)
     return [written(line, encoding) for line in text(drawn, found.costs[0])]
 

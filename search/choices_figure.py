@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figure import Figure, readable, some_of, varied
-from .page import COLOURS, LAYOUT, SYMBOLS, plain
+from .figure import COSTS, Figure, some_of, varied
+from .page import COLOURS, LAYOUT, LEGEND, SYMBOLS, plain
 from .proxy import Record
+from .readable import readable
 from .results import Results
 
 LINES = 300
@@ -26,12 +27,7 @@ END = 0.08
 """The part of the loss's axis that is kept for losses far out."""
 ROW = 72
 """Pixels from an axis to the next."""
-NAMES = {
-    "flops_per_token": "training FLOPs a token, share of dense",
-    "params": "parameters, share of dense",
-    "memory_bytes": "training memory, share of dense",
-    "loss_nats": "validation loss, nats",
-}
+NAMES = {"loss_nats": "validation loss, nats"} | {cost: f"{words}, share of dense" for cost, words in COSTS.items()}
 """Of the axes that are no choices, short enough for a phone."""
 COLUMNS = ["run", "sublayers", "loss_nats", "best", "axis", "level", "value", "place"]
 
@@ -124,10 +120,10 @@ def choices_figure(found: Results) -> Figure:
             margin={"l": 12, "r": 12, "t": 8, "b": 60},
             xaxis={"range": [-0.01, 1.01], "visible": False, "fixedrange": True},
             yaxis={"range": [len(along) - 0.5, -0.5], "visible": False, "fixedrange": True},
-            legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+            legend=LEGEND,
             hovermode="closest",
         )
-    return Figure("choices", "Choices, costs and loss of each candidate", _words(records, of), rows, figure)
+    return Figure("choices", "Choices, costs and loss of each candidate", _reading(records, of), rows, figure)
 
 
 def _lines(rows: pd.DataFrame) -> Iterator[go.Scatter]:
@@ -191,13 +187,13 @@ def _ends(axis: Axis) -> list[tuple[float, str, str]]:
     return [(0.0, "left", low), (1.0, "right", high)] if axis.low < axis.high else [(0.5, "center", low)]
 
 
-def _words(records: Sequence[Record], of: int) -> str:
+def _reading(records: Sequence[Record], of: int) -> str:
     """How it is read, and what is not drawn."""
     if not records:
         return "There is no complete run inside the space."
     some = f" Of {of:,} candidates {len(records):,} are drawn: the arms, the front, and others evenly spread over the search."
     return (
         "A line a complete run inside the space, from its choices at the top through its costs to its loss at the bottom, the "
-        "lowest at the left. The quarter with the lowest losses is drawn strongly; within a level, they lie at the left."
-        + (some if len(records) < of else "")
+        "lowest at the left. The quarter with the lowest losses is drawn strongly; lines of the same level lie side "
+        "by side there, the one of the lowest loss at the left." + (some if len(records) < of else "")
     )

@@ -12,8 +12,9 @@ from ..lpa.files import replace_text
 from .compare import Comparison
 from .compare_rows import front_rows, pairs, study_rows, winner_rows
 from .compare_words import cautions, headline, volumes
-from .figure import LOSS, Figure, digits, readable
-from .page import COLOURS, FURTHER, LAYOUT, SYMBOLS, check_place, div, plain, rendered
+from .figure import LOSS, SHARES, Figure, digits, span
+from .page import COLOURS, FURTHER, LAYOUT, LEGEND, SYMBOLS, check_place, div, plain, rendered
+from .readable import readable
 from .space import Space
 
 LOOKS = (*((COLOURS[arm], SYMBOLS[arm]) for arm in ("attention", "ffn", "both")), *FURTHER[:4], (COLOURS["dense"], "star"))
@@ -76,15 +77,15 @@ def front_figure(compared: Comparison, cost: str) -> Figure:
     drawing.update_layout(
         **LAYOUT,
         height=480 + 12 * len(compared.studies),
-        xaxis={"title": {"text": f"{cost} x dense", "font": {"size": 12}}, "tickformat": ".2f"},
+        xaxis={"title": {"text": SHARES[cost], "font": {"size": 12}}, "tickformat": ".2f"},
         yaxis={"title": {"text": LOSS if compared.comparable else DELTA, "font": {"size": 12}}},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend=LEGEND,
         margin={"l": 70, "r": 15, "t": 15, "b": 70 + 12 * len(compared.studies)},
     )
     above = _cut(drawing, rows["value"].tolist(), compared.studies[0].found.space)
     if not compared.comparable and len(rows):
         drawing.add_hline(0, line={"color": "#666666", "dash": "dot", "width": 1})
-    return Figure(f"fronts_{cost}", f"Loss against {cost}", _words(rows, above), rows, drawing)
+    return Figure(f"fronts_{cost}", f"Loss against {cost}", _reading(rows, above), rows, drawing)
 
 
 def _draw(drawing: go.Figure, label: str, rows: pd.DataFrame, number: int) -> None:
@@ -123,14 +124,13 @@ def _texts(label: str, rows: pd.DataFrame) -> list[str]:
 
 def _cut(drawing: go.Figure, values: Sequence[float], space: Space) -> int:
     """Let no outlier squash the axis; how many lie above it."""
-    if not values or (top := readable(values, space)) == max(values):
-        return 0
-    pad = 0.06 * (top - min(values)) or 0.05
-    drawing.update_yaxes(range=[min(values) - pad, top + pad])
-    return sum(value > top + pad for value in values)
+    low, end = span(min(values), readable(values, space)) if values else (0.0, 0.0)
+    if above := sum(value > end for value in values):
+        drawing.update_yaxes(range=[low, end])
+    return above
 
 
-def _words(rows: pd.DataFrame, above: int) -> str:
+def _reading(rows: pd.DataFrame, above: int) -> str:
     if rows.empty:
         return "No study has a candidate on a front that can be drawn."
     words = "Left and below is better. A line is what a study's front reaches; large and filled: its winner"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figure import LOSS, Figure, digits, readable, some_of
-from .page import COLOURS, LAYOUT, SYMBOLS
+from .figure import LOSS, Figure, digits, some_of, span
+from .page import COLOURS, LAYOUT, LEGEND, LOW_RANK, SYMBOLS
 from .proxy import Record
+from .readable import readable
 from .results import Results
 
 CURVES = 200
@@ -53,8 +54,7 @@ def curves_figure(found: Results) -> Figure:
     top = max(
         readable(losses.tolist(), found.space) for losses in (known["loss_nats"], known.groupby("run")["loss_nats"].max())
     )
-    low = float(known["loss_nats"].min())
-    edge = 0.05 * (top - low) or 0.05
+    ends = span(float(known["loss_nats"].min()), top)
     for trace in [*_lines(known), *_ends(known), *_legend(known)]:
         drawing.add_trace(trace)
     drawing.update_layout(
@@ -62,13 +62,13 @@ def curves_figure(found: Results) -> Figure:
         height=520,
         margin={"l": 60, "r": 16, "t": 34, "b": 120},
         xaxis={"title": "tokens trained on (tokens)", "type": "log", "tickvals": TICKS, "tickformat": "~s", "zeroline": False},
-        yaxis={"title": LOSS, "range": [low - edge, top + edge], "zeroline": False},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        yaxis={"title": LOSS, "range": list(ends), "zeroline": False},
+        legend=LEGEND,
     )
     for tokens in found.space.rungs:
         drawing.add_vline(tokens, line_width=1, line_dash="dot", line_color="#666666", layer="below")
         drawing.add_annotation(x=math.log10(tokens), y=1, yref="paper", yanchor="bottom", text=f"{tokens:,}", showarrow=False)
-    return Figure(name, title, " ".join(_reading(found, rows, top)), rows, drawing)
+    return Figure(name, title, " ".join(_reading(found, rows, ends[1])), rows, drawing)
 
 
 def _lines(rows: pd.DataFrame) -> Iterator[go.Scatter]:
@@ -118,14 +118,13 @@ def _legend(rows: pd.DataFrame) -> Iterator[go.Scatter]:
     for sublayers in COLOURS:
         if (rows["sublayers"] == sublayers).any():
             look = {"marker": {"symbol": SYMBOLS[sublayers], "size": 8}, "line": {"color": COLOURS[sublayers], "width": 2}}
-            name = "no low rank" if sublayers == "dense" else f"low rank in {sublayers}"
-            yield go.Scatter(**nowhere, mode="lines+markers", name=name, **look)
+            yield go.Scatter(**nowhere, mode="lines+markers", name=LOW_RANK[sublayers], **look)
     for status, (name, symbol) in ENDS.items():
         if (rows["status"] == status).any():
             yield go.Scatter(**nowhere, mode="markers", name=name, marker={"symbol": symbol, "size": 9, "color": "#666666"})
 
 
-def _reading(found: Results, rows: pd.DataFrame, top: float) -> Iterator[str]:
+def _reading(found: Results, rows: pd.DataFrame, end: float) -> Iterator[str]:
     """How the figure is read."""
     drawn, (_, of) = rows["run"].nunique(), curves(found)
     if (rows["arm"] != "").any():
@@ -136,7 +135,7 @@ def _reading(found: Results, rows: pd.DataFrame, top: float) -> Iterator[str]:
         yield "Dotted lines: the rungs, where a run that is clearly behind is stopped; one that is taken up again is one curve."
     if unseen := sum(not record.curve for record in found.records):
         yield f"{unseen:,} ended before their first evaluation."
-    above = rows[~(rows["loss_nats"] <= top)]
+    above = rows[~(rows["loss_nats"] <= end)]
     if len(above):
         runs, worst = above["run"].nunique(), above["loss_nats"].max()
         yield f"{runs:,} of {drawn:,} curves go above the figure, up to {worst:.4g} nats."

@@ -1,27 +1,26 @@
 """A figure of a search in two steps: what is drawn, as a table, and the drawing."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from ..lpa.placement import parse_rank
 from .proxy import Record
+from .readable import guessing as guessing  # for who looks for it here
 from .results import Results
 from .space import Space
 
 LOSS = "validation loss of the proxy (loss_nats)"
-SHARES = {
-    "loss_nats": LOSS,
-    "flops_per_token": "training FLOPs a token at the target,<br>share of dense (flops_per_token)",
-    "params": "parameters of the target,<br>share of dense (params)",
-    "memory_bytes": "training memory of the target,<br>share of dense (memory_bytes)",
-}
-"""The title of each objective's axis."""
+COSTS = {"flops_per_token": "training FLOPs a token", "params": "parameters", "memory_bytes": "training memory"}
+"""What each cost is called."""
+SHARES = {cost: f"{words} at the target,<br>share of dense ({cost})" for cost, words in COSTS.items()}
+"""The title of each cost's axis."""
+EDGE = 0.05
+"""Of an axis's length, what is left free below what it has to show, and twice that above, where marks have names
+(assumption)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,12 @@ def digits(values: Iterable[float], significant: int = 7) -> list[float]:
     return [float(f"{value:.{significant}g}") for value in values]
 
 
+def span(low: float, top: float) -> tuple[float, float]:
+    """The ends of an axis that shows all from low to top: what lies above its end is not in the figure."""
+    edge = EDGE * (top - low) or EDGE
+    return low - edge, top + 2 * edge
+
+
 def some_of(found: Results, records: Sequence[Record], most: int) -> list[Record]:
     """In their order: the arms, the front, and of the others so many at most, evenly spread."""
     chosen = {record.run for record in (*found.arms.values(), *found.front)}
@@ -73,27 +78,3 @@ def varied(space: Space) -> dict[str, list[str]]:
 
 def _falling(rank: str) -> Fraction:
     return -(parse_rank(rank) or Fraction(2))
-
-
-def guessing(space: Space) -> float:
-    """The loss of a proxy that has learnt nothing, nats: ln(vocab_size). What lies above it tells of no choice."""
-    return math.log(space.proxy.model.vocab_size)
-
-
-FENCE = 3.0
-"""Of the distance between the quartiles: what lies farther above the upper one is far out (Tukey 1977)."""
-
-
-def readable(losses: Sequence[float], space: Space) -> float:
-    """Where an axis of losses may end without squashing most of them, nats: at the highest that is neither above guessing nor
-    far out. losses: at least one; of all of them, when all are above guessing."""
-    learnt = [loss for loss in losses if loss <= guessing(space)] or losses
-    lower, upper = np.quantile(learnt, (0.25, 0.75))
-    return max(loss for loss in learnt if loss <= upper + FENCE * (upper - lower) or upper == lower)
-
-
-def highest(found: Results) -> float:
-    """The highest loss to draw of the complete candidates, nats: that up to which most can be told apart, of all or of the
-    front, which may reach far above the others. There is at least one."""
-    both = ([one.loss_nats for one in its if one.loss_nats is not None] for its in (found.complete, found.front))
-    return max(readable(losses, found.space) for losses in both if losses)

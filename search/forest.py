@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from .confirmation import Confirmation, Ends
-from .page import LAYOUT, plain
+from .page import LAYOUT, LEGEND, plain
 from .statistics import ppl_percent
 
 NAME = 16
@@ -131,7 +131,7 @@ def forest_figure(rows: pd.DataFrame, kinds: Mapping[str, tuple[str, str]], matt
             "ticktext": [f"{tick:+g}" if tick else "0" for tick in ticks],
         },
         yaxis={"range": [bottom, -0.6], "visible": False, "fixedrange": True},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend=LEGEND,
     )  # fmt: skip
     return figure
 

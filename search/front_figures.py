@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
-from .figure import LOSS, SHARES, Figure, digits, highest
-from .page import COLOURS, LAYOUT, SYMBOLS
+from .figure import LOSS, SHARES, Figure, digits, span
+from .page import COLOURS, LAYOUT, LEGEND, LOW_RANK, SYMBOLS
+from .readable import highest
 from .results import Results
 
 KINDS = {
@@ -34,7 +35,7 @@ def front_rows(found: Results, cost: str) -> pd.DataFrame:
             "loss_nats": record.loss_nats,
             "perplexity": record.perplexity,
             "bits_per_byte": record.bits_per_byte,
-            "label": ", ".join(_words(found, record.run, record.arm)),
+            "label": ", ".join(_label(found, record.run, record.arm)),
         }
         for record in found.complete
     ]
@@ -45,7 +46,7 @@ def _kinds(found: Results) -> dict[str, str]:
     return {one.run: kind for kind, of in (("front", found.front), ("tied", found.tied_with_front)) for one in of}
 
 
-def _words(found: Results, run: str, arm: str | None) -> Iterator[str]:
+def _label(found: Results, run: str, arm: str | None) -> Iterator[str]:
     if arm is not None:
         yield PAPERS.get(arm, arm)
     if found.winner is not None and run == found.winner.run:
@@ -58,24 +59,24 @@ def front_figure(found: Results, cost: str) -> Figure:
     name, title = f"front_{cost}", f"Loss against {cost}"
     if rows.empty:
         return Figure(name, title, "No candidate has been trained to its end.", rows, drawing)
-    top, band = highest(found), found.band or ()
-    ends = [float(rows["loss_nats"].min()), top, *(end for end in band if end <= top + (top - rows["loss_nats"].min()))]
-    edge = 0.05 * (max(ends) - min(ends)) or 0.05
+    low, top, band = float(rows["loss_nats"].min()), highest(found), found.band or ()
+    ends = [low, top, *(end for end in band if end <= top + (top - low))]
+    ends = span(min(ends), max(ends))
     for trace in [*_front(found, rows), *_candidates(rows), *_winner(rows), *_legend(found, rows)]:
         drawing.add_trace(trace)
     if band:
         drawing.add_hrect(*band, fillcolor="#888888", opacity=0.15, line_width=0, layer="below")
     drawing.update_layout(
         **LAYOUT,
-        annotations=list(_labels(rows, top)),
+        annotations=list(_labels(rows, ends[1])),
         height=560,
         margin={"l": 60, "r": 16, "t": 24, "b": 130},
         xaxis={"title": SHARES[cost], "tickformat": ".2f", "zeroline": False},
-        yaxis={"title": LOSS, "range": [min(ends) - edge, max(ends) + 2 * edge], "zeroline": False},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        yaxis={"title": LOSS, "range": list(ends), "zeroline": False},
+        legend=LEGEND,
     )
     _lines(drawing, found, cost)
-    return Figure(name, title, " ".join(_reading(found, rows, top)), rows, drawing)
+    return Figure(name, title, " ".join(_reading(found, rows, ends[1])), rows, drawing)
 
 
 def _candidates(rows: pd.DataFrame) -> Iterator[go.Scatter]:
@@ -124,10 +125,8 @@ def _legend(found: Results, rows: pd.DataFrame) -> Iterator[go.Scatter]:
     nowhere = {"x": [None], "y": [None], "mode": "markers"}
     for sublayers in COLOURS:
         if (rows["sublayers"] == sublayers).any():
-            name = "no low rank" if sublayers == "dense" else f"low rank in {sublayers}"
-            yield go.Scatter(
-                **nowhere, name=name, marker={"color": COLOURS[sublayers], "symbol": SYMBOLS[sublayers], "size": 10}
-            )
+            marker = {"color": COLOURS[sublayers], "symbol": SYMBOLS[sublayers], "size": 10}
+            yield go.Scatter(**nowhere, name=LOW_RANK[sublayers], marker=marker)
     for kind, (name, suffix, size, opacity) in KINDS.items():
         if (rows["kind"] == kind).any():
             line = {"width": 1.5 if suffix else 0, "color": "#666666"}
@@ -138,15 +137,18 @@ def _legend(found: Results, rows: pd.DataFrame) -> Iterator[go.Scatter]:
         yield go.Scatter(**nowhere, name="not told from dense by one run", marker=band)
 
 
-def _labels(rows: pd.DataFrame, top: float) -> Iterator[dict[str, object]]:
-    """Annotations at arms and winner: on the side where there is room, the winner's below."""
+def _labels(rows: pd.DataFrame, end: float) -> Iterator[dict[str, object]]:
+    """Annotations at arms and winner: on the side where there is room, the winner's below. What lies above the end of the
+    axis, nats, has its own at the upper edge, with its loss."""
     middle = (rows["share"].min() + rows["share"].max()) / 2
     look = {"arrowhead": 0, "arrowwidth": 1, "font": {"size": 12}, "bgcolor": "rgba(255,255,255,0.75)", "borderpad": 1}
     for row in rows[rows["label"] != ""].to_dict("records"):
         left = row["share"] > middle
-        aside = {"ax": -18 if left else 18, "ay": 26 if row["label"].endswith("winner") else -26}
+        above = row["loss_nats"] > end
+        text = row["label"] + (f" (above: {row['loss_nats']:.4g})" if above else "")
+        aside = {"ax": -18 if left else 18, "ay": 26 if above or row["label"].endswith("winner") else -26}
         side = {"xanchor": "right" if left else "left"}
-        yield {"x": row["share"], "y": min(row["loss_nats"], top), "text": row["label"], **look, **aside, **side}
+        yield {"x": row["share"], "y": min(row["loss_nats"], end), "text": text, **look, **aside, **side}
 
 
 def _lines(drawing: go.Figure, found: Results, cost: str) -> None:
@@ -161,7 +163,7 @@ def _lines(drawing: go.Figure, found: Results, cost: str) -> None:
         drawing.add_vline(share, line_width=1.5, line_dash="dash", line_color="#444444", **words)
 
 
-def _reading(found: Results, rows: pd.DataFrame, top: float) -> Iterator[str]:
+def _reading(found: Results, rows: pd.DataFrame, end: float) -> Iterator[str]:
     """How the figure is read."""
     yield "Down and to the left is better."
     if found.band:
@@ -171,5 +173,5 @@ def _reading(found: Results, rows: pd.DataFrame, top: float) -> Iterator[str]:
     if found.winner is not None:
         what = "the knee" if found.winner_words.endswith("knee of the front") else "the winner"
         yield f"Dotted lines: {what}."
-    if (above := int((rows["loss_nats"] > top).sum())) > 0:
+    if (above := int((rows["loss_nats"] > end).sum())) > 0:
         yield f"{above} of {len(rows)} candidates lie above the figure, at up to {rows['loss_nats'].max():.4g} nats."

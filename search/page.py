@@ -15,6 +15,8 @@ from ..lpa.config import UserError
 COLOURS = {"dense": "#000000", "attention": "#0072B2", "ffn": "#D55E00", "both": "#009E73"}
 """Of the sublayers that hold low rank: Okabe and Ito's colour-blind-safe palette."""
 SYMBOLS = {"dense": "star", "attention": "circle", "ffn": "square", "both": "diamond"}
+LOW_RANK = {sublayers: "no low rank" if sublayers == "dense" else f"low rank in {sublayers}" for sublayers in COLOURS}
+"""What a legend says of them."""
 FURTHER = (
     ("#CC79A7", "triangle-up"),
     ("#E69F00", "triangle-down"),
@@ -34,6 +36,8 @@ LAYOUT = {
     "dragmode": False,
 }
 """Of a figure that is read on a phone, too: there a finger that moves scrolls the page."""
+LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+"""Below a figure, however high that is."""
 CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]]}
 
 

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from ..lpa.linear import matmul_params
 from ..lpa.model import ModelConfig
-from .figure import Figure
+from .figure import COSTS, Figure
 from .page import LAYOUT
 from .proxy import Record
 from .results import Results
@@ -14,7 +14,6 @@ ROW, MOST_ROW = 26, 640
 """Pixels of a layer, and of all of them together."""
 SHADES = ((0.0, "#08306b"), (0.5, "#6baed6"), (0.999, "#c6dbef"), (1.0, "#ffffff"))
 """Of a rank as a share of full rank: the lower the darker, and white is dense."""
-UNITS = {"params": "params", "flops_per_token": "training FLOPs a token", "memory_bytes": "bytes of memory"}
 COLUMNS = ["layer", "projection", "fraction", "rank", "params", "params_saved"]
 
 
@@ -44,45 +43,44 @@ def placement_figure(found: Results) -> Figure:
 
 
 def _drawing(model: ModelConfig, rows: pd.DataFrame) -> go.Figure:
-    """A cell a projection of a layer, with its rank where there is room for it."""
-    wide = {name: rows.pivot(index="layer", columns="projection", values=name)[list(model.projections)] for name in COLUMNS[2:]}
+    """A line a layer, a column a projection."""
     row = min(ROW, MOST_ROW / model.n_layers)
-    ranks = wide["rank"].astype("object").where(wide["rank"].notna(), "dense")
-    cells = go.Heatmap(
-        z=wide["fraction"].fillna(1.0).to_numpy(float).tolist(),
-        x=list(model.projections),
-        y=list(range(model.n_layers)),
-        text=ranks.to_numpy().tolist() if row > 12 else None,
-        texttemplate="%{text}" if row > 12 else None,
-        customdata=wide["params_saved"].to_numpy(int).tolist(),
-        hovertemplate="layer %{y}, %{x}<br>%{z:.3g} of full rank<br>saves %{customdata:,} params<extra></extra>",
-        colorscale=[list(shade) for shade in SHADES],
-        zmin=0.0, zmax=1.0, xgap=2, ygap=1, showscale=False,
-    )  # fmt: skip
-    drawing = go.Figure(cells)
-    drawing.update_layout(
+    return go.Figure(_cells(model, rows, has_ranks=row > 12)).update_layout(
         **LAYOUT,
         height=row * model.n_layers + 90,
         margin={"l": 60, "r": 16, "t": 40, "b": 16},
         xaxis={"side": "top", "fixedrange": True, "showgrid": False, "title": "projection"},
-        yaxis={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "showgrid": False,
-            "zeroline": False,
-            "title": "layer",
-        },
+        yaxis={"autorange": "reversed", "fixedrange": True, "showgrid": False, "zeroline": False, "title": "layer"},
         plot_bgcolor="#bbbbbb",
     )
-    return drawing
+
+
+def _cells(model: ModelConfig, rows: pd.DataFrame, *, has_ranks: bool) -> go.Heatmap:
+    """A cell a projection of a layer, with its rank where there is room for it."""
+    wide = {name: rows.pivot(index="layer", columns="projection", values=name)[list(model.projections)] for name in COLUMNS[2:]}
+    ranks = wide["rank"].astype("object").where(wide["rank"].notna(), "dense")
+    return go.Heatmap(
+        z=wide["fraction"].fillna(1.0).to_numpy(float).tolist(),
+        x=list(model.projections),
+        y=list(range(model.n_layers)),
+        text=ranks.to_numpy().tolist() if has_ranks else None,
+        texttemplate="%{text}" if has_ranks else None,
+        customdata=wide["params_saved"].to_numpy(int).tolist(),
+        hovertemplate="layer %{y}, %{x}<br>%{z:.3g} of full rank<br>saves %{customdata:,} parameters<extra></extra>",
+        colorscale=[list(shade) for shade in SHADES],
+        zmin=0.0, zmax=1.0, xgap=2, ygap=1, showscale=False,
+    )  # fmt: skip
 
 
 def saved_words(found: Results, record: Record) -> str:
     """What a candidate saves at the target, and what becomes of it."""
+    wider = record.target.d_ff - found.space.target.model.d_ff
+    if record.target.placement.sublayers == "dense" and not wider:
+        return "It is the dense target."
     parts: list[str] = []
     for name, dense in found.space.dense_costs.items():
         less = dense - record.costs[name]
-        parts.append(f"{abs(less):,} {UNITS[name]} ({abs(less) / dense:.1%}) {'saved' if less >= 0 else 'more'}")
-    wider = record.target.d_ff - found.space.target.model.d_ff
+        what = "bytes of training memory" if name == "memory_bytes" else COSTS[name]
+        parts.append(f"{abs(less):,} {what} ({abs(less) / dense:.1%}) {'saved' if less >= 0 else 'more'}")
     width = f" after an FFN wider by {wider:,} (d_ff {record.target.d_ff:,})" if wider else ""
     return f"Against the dense target{width}: {', '.join(parts)}."

@@ -8,16 +8,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .figure import Figure, digits, guessing, readable
-from .page import COLOURS, LAYOUT, SYMBOLS
+from .figure import Figure, digits, span
+from .page import COLOURS, LAYOUT, LEGEND, LOW_RANK, SYMBOLS
 from .pareto import hypervolume_history
 from .proxy import Record
+from .readable import guessing, readable
 from .results import Results
 from .timeline import clock
 
 BEYOND = 0.1
-"""Of each objective's span, how far beyond its worst value the corner lies up to which hypervolume counts: so the ends of the
-front count, too (assumption)."""
+"""Of each objective's span, how far beyond its worst value the corner lies up to which hypervolume counts: so that value
+counts, too (assumption)."""
 HYPERVOLUME, BEST = "hypervolume", "best_loss_nats"
 TITLES = {
     HYPERVOLUME: "share of the last<br>hypervolume (hypervolume)",
@@ -33,16 +34,8 @@ def progress_rows(found: Results) -> pd.DataFrame:
     this run that made it better."""
     runs = _by_end(found)
     first = min((one.measured.started for one, _ in runs if one.measured is not None), default=math.nan)
-    counted, points = {one.run for one in _counted(found)}, np.full((len(runs), len(found.space.objectives)), math.nan)
-    for place, (one, _) in enumerate(runs):
-        if one.run in counted:
-            points[place] = _point(found, one)
-    is_best = points.shape[1] == 1
-    if is_best:
-        values = np.fmin.accumulate(points[:, 0])
-    else:
-        values = hypervolume_history(points, _corner(found)[0]) if counted else np.zeros(len(runs))
-        values /= values.max(initial=0.0) or 1.0
+    values, is_best = _values(found, [one for one, _ in runs]), len(found.space.objectives) == 1
+    before = np.append(math.nan if is_best else 0.0, values[:-1])[: len(values)]
     table = {
         "run": [one.run for one, _ in runs],
         "arm": [one.arm or "" for one, _ in runs],
@@ -50,9 +43,23 @@ def progress_rows(found: Results) -> pd.DataFrame:
         "tokens": np.cumsum([one.tokens - one.tokens_before for one, _ in runs], dtype=int),
         "hours": [(end - first) / 3600 for _, end in runs],
         BEST if is_best else HYPERVOLUME: values,
-        "better": ~np.isnan(values) & (values != np.append(math.nan if is_best else 0.0, values[:-1])[: len(values)]),
+        "better": ~np.isnan(values) & (values != before),
     }
     return pd.DataFrame(table)
+
+
+def _values(found: Results, runs: Sequence[Record]) -> np.ndarray:
+    """After each run the hypervolume so far as a share of the last one, or the best loss, nats, NaN before the first. (n,)."""
+    counted, points = {one.run for one in _counted(found)}, np.full((len(runs), len(found.space.objectives)), math.nan)
+    for place, one in enumerate(runs):
+        if one.run in counted:
+            points[place] = _point(found, one)
+    if points.shape[1] == 1:
+        return np.fmin.accumulate(points[:, 0])
+    if not counted:
+        return np.zeros(len(runs))
+    values = hypervolume_history(points, _corner(found))
+    return values / (values.max() or 1.0)
 
 
 def _by_end(found: Results) -> list[tuple[Record, float]]:
@@ -82,17 +89,15 @@ def _point(found: Results, record: Record) -> list[float]:
     return [loss if name == "loss_nats" else found.relative(record, name) for name in found.space.objectives]
 
 
-def _corner(found: Results) -> tuple[np.ndarray, str]:
-    """The point up to which hypervolume counts, (objectives,), and in words where its loss is from: the reference arms, unless
-    there is but one or every candidate's loss is higher. Losses far above the others or worse than guessing would make all
-    else small: they count only where there are no others."""
-    points = np.array([_point(found, one) for one in _counted(found)])
-    whose, losses = "reference arm's", _finite(found.arms.values())
-    losses = [loss for loss in losses if loss <= guessing(found.space)] or losses
-    if len(losses) < 2 or _beyond(losses) <= points[:, 0].min():
-        top = readable(points[:, 0].tolist(), found.space)
-        whose, losses = "candidate's", [loss for loss in points[:, 0].tolist() if loss <= top]
-    return np.array([_beyond(losses), *map(_beyond, points[:, 1:].T)]), whose
+def _corner(found: Results) -> np.ndarray:
+    """The point up to which hypervolume counts, (objectives,): beyond the worst loss of the front and of the arms, but for
+    losses far out and arms worse than guessing, which would make all else small; and beyond the dearest candidate's costs.
+    There is a candidate that counts."""
+    costs = np.array([_point(found, one)[1:] for one in _counted(found)])
+    arms = [loss for loss in _finite(found.arms.values()) if loss <= guessing(found.space)]
+    losses = [_finite(found.front), *([arms] if arms else [])]
+    worst = max(readable(its, found.space) for its in losses)
+    return np.array([_beyond([*(min(its) for its in losses), worst]), *map(_beyond, costs.T)])
 
 
 def _beyond(values: Sequence[float] | np.ndarray) -> float:
@@ -129,7 +134,7 @@ def _drawn(found: Results, rows: pd.DataFrame, value: str) -> go.Figure:
         **LAYOUT,
         height=80 + 260 * len(axes),
         margin={"l": 70, "r": 16, "t": 24, "b": 120},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend=LEGEND,
     )
 
 
@@ -138,9 +143,7 @@ def _range(found: Results, rows: pd.DataFrame, value: str) -> list[float]:
     if value == HYPERVOLUME:
         return [0.0, 1.05]
     values = rows[value].dropna()
-    low, top = float(values.min()), readable(values.tolist(), found.space)
-    edge = 0.05 * (top - low) or 0.05
-    return [low - edge, top + edge]
+    return list(span(float(values.min()), readable(values.tolist(), found.space)))
 
 
 def _steps(rows: pd.DataFrame, unit: str, value: str, *, has_legend: bool) -> Iterator[go.Scatter]:
@@ -158,7 +161,7 @@ def _steps(rows: pd.DataFrame, unit: str, value: str, *, has_legend: bool) -> It
                 y=digits(its[value]),
                 customdata=its["run"].tolist(),
                 mode="markers",
-                name="no low rank" if sublayers == "dense" else f"low rank in {sublayers}",
+                name=LOW_RANK[sublayers],
                 legendgroup=sublayers,
                 showlegend=has_legend,
                 marker={"color": COLOURS[sublayers], "symbol": SYMBOLS[sublayers], "size": 9},
@@ -173,11 +176,13 @@ def _reading(found: Results, rows: pd.DataFrame, value: str) -> Iterator[str]:
         if above := int((rows["better"] & (rows[BEST] > _range(found, rows, BEST)[1])).sum()):
             yield f"{above:,} of the first marks lie above the figure, at up to {rows[BEST].max():.4g} nats."
     else:
-        corner, whose = _corner(found)
+        corner = _corner(found)
         places = zip(found.space.objectives, corner, strict=True)
         parts = [f"{place:.4g} {'nats' if name == 'loss_nats' else f'x dense in {name}'}" for name, place in places]
         yield f"How much of loss and cost the candidates so far dominate, up to {', '.join(parts)}:"
-        yield f"the worst {whose} loss and the dearest candidate's cost, and a tenth of the span more."
+        yield "the worst loss of the front and the reference arms, the dearest candidate's cost, and a tenth of the span more."
+        if beyond := sum(not one.loss_nats < corner[0] for one in found.front if one.loss_nats is not None):
+            yield f"{beyond:,} of the {len(found.front):,} on the front lie beyond, far out, and count nothing."
         yield "A mark is a run that has added to it."
     yield "Tokens count noise seeds and runs that were stopped."
     if rows["hours"].notna().any():

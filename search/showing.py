@@ -7,7 +7,6 @@ from ..lpa.config import UserError, read_yaml
 from . import terminal
 from .folder import study_in
 from .ledger import CONFIRM
-from .page import check_place
 from .presets import load_config, load_space
 from .space import Space
 
@@ -24,6 +23,8 @@ def show(what: str, coordinates: Path | None, settings: Sequence[str]) -> None:
     else:
         space = load_space(what, settings)
         if coordinates is not None:
+            from .page import check_place  # plotly comes with it
+
             check_place(coordinates, "--coordinates")
         terminal.print_space(space)
         if coordinates is not None:

@@ -24,7 +24,7 @@ from .space import Space
 WIDTH = 120
 """Columns where there is no terminal to ask."""
 FRONT = 8
-"""Candidates of the front, at most, in a table that has to fit on a screen."""
+"""Candidates of the front, at most, in a table that has to fit on a screen; into a file or a pipe goes all of it."""
 DIFFERENT = 12
 """Lines of what differs between studies, likewise."""
 
@@ -46,9 +46,10 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
 
 
 def _rows(found: Results) -> list[Record]:
-    """The arms, the placements that were asked for and FRONT of the front, lowest loss first, those without one last."""
+    """The arms, the placements that were asked for and the front, of which on a terminal FRONT and the winner, lowest loss
+    first, those without one last."""
     front = found.front
-    steps = min(len(front), FRONT)
+    steps = min(len(front), FRONT) if console.is_terminal else len(front)
     places = {place * (len(front) - 1) // max(1, steps - 1) for place in range(steps)}
     chosen = [front[place] for place in places] + ([found.winner] if found.winner else [])
     asked = [record for record in found.records if record.listed is not None]
@@ -81,7 +82,7 @@ def _left_out(found: Results, rows: Sequence[Record]) -> list[str]:
     """What the table does not say, or not of all: the rest of the front, limits, what ended badly."""
     lines = []
     if more := len({record.run for record in found.front} - {record.run for record in rows}):
-        lines.append(f"{more} more of the {len(found.front)} on the front")
+        lines.append(f"{more} more of the {len(found.front)} on the front: lpanas show DIR | cat")
     if outside := [record.run for record in rows if not record.feasible]:
         lines.append(f"Above the space's limits, and so not on the front: {', '.join(outside)}")
     if failed := [record for record in found.records if record.status in ("diverged", "failed")]:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from .figure import Figure, digits
 from .forest import short
-from .page import FURTHER, LAYOUT, plain
+from .page import FURTHER, LAYOUT, LEGEND, plain
 from .results import Results
 
 PAUSE_SECONDS = 60.0
@@ -94,7 +94,7 @@ def timeline_figure(found: Results) -> Figure:
         bargap=0.15,
         xaxis={"title": {"text": since, "font_size": 12}, "zeroline": False},
         yaxis={"tickvals": list(range(len(lanes))), "ticktext": names, "range": [len(lanes) - 0.5, -0.5], "automargin": True},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend=LEGEND,
     )
     return Figure(name, title, " ".join(_reading(found, rows, cuts)), rows, drawing)
 
@@ -136,7 +136,8 @@ def _reading(found: Results, rows: pd.DataFrame, cuts: pd.DataFrame) -> Iterator
         unit, an_hour = clock(paused)
         yield f"{len(cuts) - 1} {what} between calls, {an_hour * paused:.3g} {unit} in all, cut out at the dotted lines."
     if unplaced := int((rows["worker"] == "").sum()):
-        yield f"Of {unplaced:,} of {len(rows):,} runs the worker is not known:"
+        of = f"all {unplaced:,} runs" if unplaced == len(rows) else f"{unplaced:,} of {len(rows):,} runs"
+        yield f"Which worker trained a run is not known ({of}):"
         yield "those of a device are in as few lanes as their overlaps allow."
     if untimed := len(found.records) + len(found.seeds) - len(rows):
         yield f"Not shown: {untimed:,} whose time is not known."

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from .confirmation import ArmResult, ComparisonResult, Confirmation, Ends
 from .forest import at_equal, short
-from .page import LAYOUT, looks, plain
+from .page import LAYOUT, LEGEND, looks, plain
 from .protocol import Match
 from .statistics import t_interval
 
@@ -174,7 +174,7 @@ def lay_out(figure: go.Figure, title: str, x: str, y: str, height: int = HEIGHT)
         margin={"l": 60, "r": 16, "t": 44, "b": 110},
         xaxis={"title": x, "zeroline": False},
         yaxis={"title": y, "zeroline": False},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend=LEGEND,
     )
 
 

@@ -1,11 +1,14 @@
 import io
 import math
 import re
+import subprocess
+import sys
 
 import pytest
+from compared import written
 from lpanas.search import terminal
 from lpanas.search.characters import Cells, Point, cells, front_lines, marks, points, text
-from lpanas.search.figure import highest
+from lpanas.search.readable import highest
 from lpanas.search.results import Results
 from making import arm_records, ended, job, point, record, tiny_space
 from rich.console import Console
@@ -120,7 +123,16 @@ def test_the_text_has_what_is_in_the_cells_where_it_is():
 def test_it_fits_into_the_terminal_in_sixteen_lines(width):
     lines = front_lines(FOUND, width, "utf-8")
     assert max(map(len, lines[:-1])) <= min(width, 100)
-    assert len(lines) <= 17
+    assert len(lines) <= 16
+
+
+def test_a_study_is_shown_without_what_draws_pages(tmp_path):
+    folder = written(tmp_path / "study", FOUND)
+    show = "from lpanas.search.showing import show; show(sys.argv[1], None, [])"
+    code = f"import sys; {show}; print({{*sys.modules}} & {{'plotly', 'pandas'}})"
+    shown = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[0] == "loss_nats"
+    assert shown.splitlines()[-1] == "set()"
 
 
 def test_a_terminal_without_unicode_gets_ascii_alone():
@@ -145,9 +157,10 @@ def test_studies_of_one_and_three_objectives_are_drawn(settings):
         assert f"{'flops_per_token' if len(settings[0]) < 25 else 'params'} x dense" in "".join(lines)
 
 
-def printed(monkeypatch, found, width=120):
+def printed(monkeypatch, found, width=120, *, is_terminal=False):
     shown = io.StringIO()
-    monkeypatch.setattr(terminal, "console", Console(file=shown, width=width, highlight=False))
+    console = Console(file=shown, width=width, highlight=False, force_terminal=is_terminal, color_system=None)
+    monkeypatch.setattr(terminal, "console", console)
     terminal.print_results(found, {"study": "[bold]here"})
     return shown.getvalue()
 
@@ -165,12 +178,15 @@ def test_a_screen_is_enough_for_a_long_front_and_the_winner_is_on_it(monkeypatch
     losses = [3.0 + 0.2 * (number / 23) ** 3 for number in range(24)]
     records = [record(number, loss, DENSE - 1000 * number) for number, loss in enumerate(losses)]
     found = Results(SPACE, records, SEEDS)
-    screen = printed(monkeypatch, found)
+    screen = re.sub(r"\x1b\[\d*m", "", printed(monkeypatch, found, is_terminal=True))
     rows = re.findall(r"^(\S*) +(trial-\d+)", screen, re.MULTILINE)
     assert len(screen.splitlines()) <= 40
     assert {mark for mark, _ in rows} == {"*", "W"}
     assert {"trial-0", "trial-23", found.winner.run} <= {run for _, run in rows}
-    assert f"{24 - len(rows)} more of the 24 on the front" in screen
+    assert f"{24 - len(rows)} more of the 24 on the front: lpanas show DIR | cat" in screen
+    piped = printed(monkeypatch, found)
+    assert re.findall(r"^[*W] +(trial-\d+)", piped, re.MULTILINE) == [f"trial-{number}" for number in range(24)]
+    assert "more of the" not in piped
 
 
 def test_text_from_records_is_never_markup(monkeypatch):
@@ -187,4 +203,4 @@ def test_the_arms_are_there_with_their_status_while_none_has_a_loss(monkeypatch)
 def test_two_thousand_candidates_are_drawn(monkeypatch):
     known = job(SPACE.candidate(point("1/4")))
     many = [ended(known.change(run=f"trial-{n}"), 3.0 + (n * 37 % 1000) / 1000) for n in range(2000)]
-    assert printed(monkeypatch, Results(SPACE, many, SEEDS)).count("\n") < 40
+    assert printed(monkeypatch, Results(SPACE, many, SEEDS), is_terminal=True).count("\n") < 40

@@ -1,7 +1,4 @@
-import math
-
-import pytest
-from lpanas.search.figure import readable, some_of, varied
+from lpanas.search.figure import digits, some_of, span, varied
 from lpanas.search.results import Results
 from making import arm_records, ended, job, point, tiny_space
 
@@ -24,17 +21,11 @@ def test_what_varies_goes_from_dense_to_the_lowest_rank_and_otherwise_as_in_the_
     assert varied(space) == {"rank ffn": ["dense", "1/2", "1/4"], "rebalance": ["params", "none"]}
 
 
-@pytest.mark.parametrize(
-    ("losses", "end"),
-    [
-        ([3.0], 3.0),
-        ([3.0, 3.1, 1e6], 3.1),  # guessing is at ln 264
-        ([3.0, math.log(264) + 0.01], 3.0),
-        ([3.0, 3.1, 3.2, 3.3, 3.4, 3.6], 3.6),
-        ([3.0, 3.1, 3.2, 3.3, 3.4, 5.0], 3.4),  # quartiles 3.125 and 3.375
-        ([3.0, 3.0, 3.0, 3.0, 3.0, 3.1], 3.1),
-        ([7.0, 1e6], 1e6),
-    ],
-)
-def test_an_axis_of_losses_ends_before_those_above_guessing_and_those_far_out(losses, end):
-    assert readable(losses, SPACE) == end
+def test_digits_are_those_that_are_asked_for():
+    assert digits([1 / 3, 123456789.0, 0.0], 4) == [0.3333, 123500000.0, 0.0]
+
+
+def test_an_axis_has_room_at_both_ends_even_when_all_is_one():
+    low, end = span(2.0, 3.0)
+    assert low < 2.0 < 3.0 < end < 3.2
+    assert span(3.0, 3.0)[0] < 3.0 < span(3.0, 3.0)[1]

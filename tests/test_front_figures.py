@@ -1,8 +1,6 @@
 import math
-import random
 
 import pytest
-from lpanas.search.figure import digits, readable
 from lpanas.search.front_figures import KINDS, front_figure, front_rows
 from lpanas.search.page import COLOURS
 from lpanas.search.results import Results
@@ -113,6 +111,25 @@ def test_a_run_that_went_astray_does_not_squash_the_others():
     assert len(figure.rows) == 21
 
 
+def test_an_arm_above_the_figure_has_its_name_and_its_loss_at_the_upper_edge():
+    records = [record(n, 3 + n / 100, DENSE - n) for n in range(20)]
+    figure = front_figure(Results(SPACE, [*records, record(20, 12.345, DENSE, arm="ffn")], []), COST)
+    (note,) = [one for one in figure.drawing.layout.annotations if one.text.startswith("ffn")]
+    assert (note.text, note.y) == ("ffn (above: 12.35)", figure.drawing.layout.yaxis.range[1])
+    assert note.ay > 0
+
+
+@pytest.mark.parametrize(("highest", "above"), [(3.31, 0), (3.34, 1)])
+def test_what_is_far_out_but_before_the_end_of_the_axis_is_not_said_to_lie_above(highest, above):
+    losses = [3.0, *(3.3 + n / 10_000 for n in range(20)), highest]  # far out: above about 3.305
+    records = [record(n, loss, DENSE, arm="ffn" if loss == highest else None) for n, loss in enumerate(losses)]
+    figure = front_figure(Results(SPACE, records, []), COST)
+    (note,) = [one for one in figure.drawing.layout.annotations if one.text.startswith("ffn")]
+    assert (figure.drawing.layout.yaxis.range[1] < highest) == above
+    assert ("1 of 22 candidates lie above the figure" in figure.words) == above
+    assert (note.text == "ffn", note.y == highest) == (not above, not above)
+
+
 def test_without_a_complete_candidate_there_are_words_and_no_drawing():
     for records in ([], ARMS[3:]):
         figure = front_figure(Results(SPACE, records, []), COST)
@@ -124,16 +141,3 @@ def test_without_a_complete_candidate_there_are_words_and_no_drawing():
 def test_one_run_and_identical_ones_have_an_axis(records):
     low, high = front_figure(Results(SPACE, records, []), COST).drawing.layout.yaxis.range
     assert low < 3.0 < high
-
-
-def test_an_axis_ends_at_the_largest_loss_that_is_neither_far_out_nor_above_guessing():
-    chance = random.Random(0)
-    usual = [chance.gauss(3, 0.1) for _ in range(100)]
-    assert readable(usual, SPACE) == max(usual)
-    assert readable([*usual, 5.0, math.log(264) + 1e-9, 1e9], SPACE) == max(usual)
-    assert readable([2.0, 2.0, 2.0, 2.0, 5.0], SPACE) == 5.0
-    assert readable([7.0, 8.0], SPACE) == 8.0
-
-
-def test_digits_are_those_that_are_asked_for():
-    assert digits([1 / 3, 123456789.0, 0.0], 4) == [0.3333, 123500000.0, 0.0]

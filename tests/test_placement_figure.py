@@ -34,11 +34,16 @@ def test_ranks_are_shaded_by_their_share_of_full_rank_and_dense_is_white():
 
 def test_what_is_saved_is_said_in_full():
     less = SPACE.dense_costs["params"] - BEST.costs["params"]
-    assert f"{less:,} params ({less / SPACE.dense_costs['params']:.1%}) saved" in saved_words(FOUND, BEST)
+    assert f"{less:,} parameters ({less / SPACE.dense_costs['params']:.1%}) saved" in saved_words(FOUND, BEST)
     wide = ended(job(SPACE.candidate(point("1/4", "dense", "params"))), 2.0)
     wider = wide.target.d_ff - SPACE.target.model.d_ff
     assert f"after an FFN wider by {wider:,} (d_ff {wide.target.d_ff:,})" in saved_words(FOUND, wide)
     assert wider > 0
+
+
+def test_a_dense_winner_is_said_to_be_that():
+    dense = Results(SPACE, arm_records(SPACE, 3.0), [])
+    assert placement_figure(dense).words == "trial-0 at the target. It is the dense target."
 
 
 @pytest.mark.parametrize("records", [[], arm_records(SPACE, None)])

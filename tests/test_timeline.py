@@ -116,7 +116,7 @@ def test_statuses_differ_in_pattern():
 def test_what_is_not_known_is_said():
     lost = ended(job(SPACE.arm("dense"), "trial-9"))
     words = timeline_figure(Results(SPACE, [*WORKERS, ran(5, 12, 13), lost], [])).words
-    assert "Of 1 of 6 runs the worker is not known" in words
+    assert "Which worker trained a run is not known (1 of 6 runs)" in words
     assert "Not shown: 1 whose time is not known" in words
 
 

@@ -1,19 +1,36 @@
 """Text files that are, at any instant, the whole old one or the whole new one."""
 
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .config import UserError
 
 
 def replace_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Write a file beside its place and move it there. sync: also through a crash of the machine, which takes a disk's time."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")  # two processes may write the same file
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+@contextmanager
+def writing(folder: Path) -> Generator[None]:
+    """Raises UserError where something in a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def forget_drafts(folder: Path) -> None:

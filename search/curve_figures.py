@@ -23,6 +23,7 @@ ENDS = {
 """How a curve ends whose run is not complete: the name and the symbol."""
 TICKS = [digit * 10**power for power in range(13) for digit in (1, 2, 5)]
 """Of the axis of tokens."""
+TOKENS = "tokens trained on (tokens), logarithmic"
 COLUMNS = ["run", "arm", "sublayers", "status", "tokens", "loss_nats"]
 
 
@@ -61,7 +62,13 @@ def curves_figure(found: Results) -> Figure:
         **LAYOUT,
         height=520,
         margin={"l": 60, "r": 16, "t": 34, "b": 120},
-        xaxis={"title": "tokens trained on (tokens)", "type": "log", "tickvals": TICKS, "tickformat": "~s", "zeroline": False},
+        xaxis={
+            "title": "tokens trained on (tokens), logarithmic",
+            "type": "log",
+            "tickvals": TICKS,
+            "tickformat": "~s",
+            "zeroline": False,
+        },
         yaxis={"title": LOSS, "range": list(ends), "zeroline": False},
         legend=LEGEND,
     )

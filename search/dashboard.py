@@ -73,8 +73,8 @@ class Copy:
         workers = moment.workers if moment is not None else ()
         running = {number(one.run) for one in workers if one.run is not None and one.run.startswith(SEARCH)}
         numbers = range(max([*self.begun, *self.ended, *running], default=-1) + 1)
-        figures = {f"front-{cost}": titled(front_figure(found, cost)) for cost in found.costs} if is_new else {}
-        figures |= {"learning-curves": titled(curves_figure(found))} if is_new else {}
+        figures = {f"front-{cost}": titled(front_figure(found, cost), found) for cost in found.costs} if is_new else {}
+        figures |= {"learning-curves": titled(curves_figure(found), found)} if is_new else {}
         if not self.lock.acquire(timeout=EVERY):
             return
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..lpa.config import UserError, dump_yaml, first_mistake
-from ..lpa.files import replace_text
+from ..lpa.files import replace_text, writing
 from ..lpa.model import ModelConfig
 from ..lpa.train import TrainConfig
 from .presets import named_shape
@@ -28,9 +28,10 @@ def export(found: Results, record: Record, out: Path, shape: str | None = None) 
         raise UserError(f"--target {shape}: {reason}") from None
     config = train_config(space, candidate)
     folder = out / "export" / (shape or "target")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "train.yaml"
-    replace_text(path, dump_yaml(config, _head(found, record, space, candidate, config)))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(path, dump_yaml(config, _head(found, record, space, candidate, config)))
     return path
 
 

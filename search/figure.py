@@ -43,9 +43,21 @@ class Figure:
     """Without a title, made with page.LAYOUT; its legend below it, so that it can be as narrow as a phone."""
 
 
-def titled(figure: Figure) -> go.Figure:
-    """The drawing under its title, for where nothing else says what it is."""
-    return go.Figure(figure.drawing).update_layout(title=figure.title, margin_t=60)
+def titled(figure: Figure, found: Results) -> go.Figure:
+    """The drawing under its title, with what is to be said of each run: for where there is no page around it."""
+    drawing = go.Figure(figure.drawing).update_layout(title=figure.title, margin_t=60, dragmode="zoom")
+    said = {record.run: _said(found, record) for record in found.records}
+    for trace in drawing.select_traces(lambda trace: str(trace.hovertemplate or "").startswith("%{text}")):
+        trace.update(text=[said.get(run, run or "") for run in trace.customdata])
+    return drawing
+
+
+def _said(found: Results, record: Record) -> str:
+    words = f"<b>{record.run}</b> {record.arm or ''}<br>{record.placement}, d_ff {record.target.d_ff}"
+    delta = found.delta(record)
+    if delta is None or record.arm == "dense":
+        return words
+    return f"{words}<br>{delta:+.4f} nats against dense {found.against_dense(record)}"
 
 
 def digits(values: Iterable[float], significant: int = 7) -> list[float]:

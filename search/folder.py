@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sqlalchemy.engine import URL
 
 from ..lpa.config import UserError, dump_yaml, one_line
 from ..lpa.files import forget_drafts, replace_text
@@ -30,7 +31,8 @@ WORDS = {SEARCH: "search", CONFIRM: "confirmation"}
 
 def storage_url(folder: Path) -> str:
     """The URL of the folder's own SQLite file."""
-    return f"sqlite:///{(folder / DATABASE).absolute()}"
+    url = URL.create("sqlite", database=str((folder / DATABASE).absolute()))  # a name may hold what a URL would read otherwise
+    return url.render_as_string()
 
 
 def study_name(folder: Path, url: str | None) -> str:
@@ -102,9 +104,12 @@ def calls(folder: Path) -> list[dict[str, Any]]:
     """The entries of environment.json so far, one a call. Raises UserError."""
     path = folder / ENVIRONMENT
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: expected a list of calls, an entry a call")
+    return entries
 
 
 def study_in(folder: Path, url: str | None) -> tuple[str, str]:

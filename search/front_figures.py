@@ -71,12 +71,20 @@ def front_figure(found: Results, cost: str) -> Figure:
         annotations=list(_labels(rows, ends[1])),
         height=560,
         margin={"l": 60, "r": 16, "t": 24, "b": 130},
-        xaxis={"title": SHARES[cost], "tickformat": ".2f", "zeroline": False},
+        xaxis={"title": SHARES[cost], "tickformat": ".2f", "range": _shares(found, rows, cost), "zeroline": False},
         yaxis={"title": LOSS, "range": list(ends), "zeroline": False},
         legend=LEGEND,
     )
     _lines(drawing, found, cost)
     return Figure(name, title, " ".join(_reading(found, rows, ends[1])), rows, drawing)
+
+
+def _shares(found: Results, rows: pd.DataFrame, cost: str) -> list[float]:
+    """The ends of the axis: every candidate and the limit; fixed, as a mark that is drawn later would move them."""
+    limit = [found.space.limit(cost) / found.space.dense_costs[cost]] if cost in found.space.limits else []
+    ends = [*rows["share"], *(share for share in limit if share <= 1.5 * rows["share"].max())]
+    edge = 0.04 * (max(ends) - min(ends)) or 0.02
+    return [min(ends) - edge, max(ends) + edge]
 
 
 def _candidates(rows: pd.DataFrame) -> Iterator[go.Scatter]:
@@ -166,6 +174,8 @@ def _lines(drawing: go.Figure, found: Results, cost: str) -> None:
 def _reading(found: Results, rows: pd.DataFrame, end: float) -> Iterator[str]:
     """How the figure is read."""
     yield "Down and to the left is better."
+    if (count := len(found.space.objectives)) > 2:
+        yield f"The front is that of all {count} objectives: a point of it may look dominated in one picture."
     if found.band:
         yield "In the grey band a single run does not tell a candidate from dense."
     if found.noise is not None:

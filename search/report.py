@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..lpa.config import dump_yaml
+from ..lpa.config import UserError, dump_yaml
 from ..lpa.files import replace_text
 from . import summary
 from .choices_figure import choices_figure
@@ -24,7 +24,7 @@ from .proxy import Record
 from .results import Results, write_tables
 from .timeline import timeline_figure
 from .verdict import last_verdict
-from .wording import claim, headline
+from .wording import claim, headline, sentence
 
 SIGNIFICANT = 9
 """Digits of a number in the page's data."""
@@ -63,18 +63,21 @@ def write_report(found: Results, out: Path, note: str = "") -> Path:
 def page(found: Results, out: Path, note: str = "") -> str:
     """The page of a study whose folder is `out`."""
     records, drawn = [*found.records, *found.seeds], figures(found)
-    verdict = last_verdict(out / "confirm")
+    verdict, unread = _confirmed(out / "confirm")
     return rendered(
         "report.html",
         name=found.space.name,
         note=note,
         found=found,
+        searched=summary.searched(found.space),
         summary=summary.summary(found),
         belief=summary.belief(found),
+        words=summary.WORDS,
         ended=summary.ended(found),
         verdict=verdict and _verdict(verdict, found),
+        unread=unread,
         exported=exported(out),
-        commands={name: f"lpanas {name} {shlex.quote(str(out))}" for name in ("confirm", "export", "report")},
+        commands={name: f"lpanas {name} {shlex.quote(str(out.absolute()))}" for name in ("confirm", "export", "report")},
         figures={figure.name: figure for figure in drawn},
         drawings=drawings(drawn),
         config=CONFIG,
@@ -84,7 +87,7 @@ def page(found: Results, out: Path, note: str = "") -> str:
         data=data(found, records),
         lost=lost(records),
         few=FEW,
-        calls=[call | {"command": shlex.join(call.get("command", []))} for call in calls(out)],
+        calls=[call | {"command": _command(call.get("command"))} for call in calls(out)],
         space=dump_yaml(found.space),
         script="\n".join(map(text_of, SCRIPT)),
     )
@@ -113,10 +116,24 @@ def drawings(of: Sequence[Figure]) -> dict[str, object]:
     return {figure.name: json.loads(figure.drawing.to_json() or "{}") for figure in of}
 
 
+def _confirmed(folder: Path) -> tuple[Confirmation | None, str]:
+    """What a confirmation says, if there is one, and why it cannot be read, if it cannot."""
+    try:
+        return last_verdict(folder), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _command(words: object) -> str:
+    """A call's, as a shell takes it."""
+    return shlex.join(map(str, words)) if isinstance(words, list) else str(words or "")
+
+
 def _verdict(confirmed: Confirmation, found: Results) -> dict[str, object]:
-    """Its words, and whether the winner is among its arms."""
+    """Its words, and what it says of the search's winner, if that is one of its arms."""
     best = found.winner
-    of_winner = best is not None and any(one.placement == best.model.placement.text for one in confirmed.arms)
+    names = {one.arm for one in confirmed.arms if best is not None and one.placement == best.model.placement.text}
+    of_winner = [sentence(one, confirmed.matters_ppl_percent) for one in confirmed.comparisons if one.a in names]
     return {"headline": headline(confirmed), "claim": claim(confirmed), "of_winner": of_winner}
 
 
@@ -164,5 +181,5 @@ def exported(out: Path) -> list[Exported]:
                 head = lines.readline().strip("# \n")
         except OSError:
             continue
-        found.append(Exported(str(path), head, f"lpanas train {shlex.quote(str(path))}"))
+        found.append(Exported(str(path), head, f"lpanas train {shlex.quote(str(path.absolute()))}"))
     return found

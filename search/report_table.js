@@ -50,36 +50,40 @@ function textOf(one) {
   return one.text;
 }
 
-// whether a word lets a row pass: a column compared with a number, a run, or a part of what stands in the row
+// whether a word lets a row pass: a column compared with a number or a word, a run, or a part of what stands in the row
 function keeps(word, complain) {
-  const [, column, sign, number] = word.match(/^([a-z_]\w*)(<=|>=|<|>|=)([-+]?[\d.]+(?:e[-+]?\d+)?)$/) ?? [];
-  if (column in at && !Number.isNaN(Number(number))) {
-    const value = (one) => data.rows[one.place][at[column]];
-    return (one) => value(one) !== null && compared[sign](Number(value(one)), Number(number));
-  }
-  if (column && sign !== "=") {
-    complain(column);
+  const [, column, sign, text] = word.match(/^([a-z_]\w*)(<=|>=|<|>|=)(.+)$/) ?? [];
+  const number = Number(text), known = column in at;
+  if (sign && sign !== "=" && (!known || Number.isNaN(number))) {
+    complain(known ? `${text} is no number` : `there is no column ${column}, but ${numbers().join(", ")}`);
     return () => true;
+  }
+  if (known) {
+    const value = (one) => data.rows[one.place][at[column]];
+    if (Number.isNaN(number)) return (one) => String(value(one)).toLowerCase() === text;
+    return (one) => value(one) !== null && compared[sign](Number(value(one)), number);
   }
   return runs.has(word) ? (one) => one.run === word : (one) => textOf(one).includes(word);
 }
 
 function filter() {
-  const unknown = [], text = element("filter").value.toLowerCase().replace(/\s*(<=|>=|<|>|=)\s*/g, "$1");
-  const tests = text.split(/\s+/).filter(Boolean).map((word) => keeps(word, (column) => unknown.push(column)));
+  const complaints = [], text = element("filter").value.toLowerCase().replace(/\s*(<=|>=|<|>|=)\s*/g, "$1");
+  const tests = text.split(/\s+/).filter(Boolean).map((word) => keeps(word, (complaint) => complaints.push(complaint)));
   for (const name of ["status", "sublayers"]) {
     const wanted = element(name).value;
     if (wanted) tests.push((one) => data.rows[one.place][at[name]] === wanted);
   }
   for (const one of rows) one.shown = tests.every((test) => test(one));
   arrange();
-  if (unknown.length) element("shown").textContent += `; there is no column ${unknown.join(", ")}, but ${numbers().join(", ")}`;
+  element("shown").textContent += complaints.map((one) => `; ${one}`).join("");
+  element("filter").setAttribute("aria-invalid", String(complaints.length > 0));
   inTurn(dim);
 }
 
 const numbers = () => data.columns.filter((name) => data.rows.some((row) => typeof row[at[name]] === "number"));
 
 function download() {
+  filter(); // what was typed a moment ago counts
   const cell = (value) => (value === null ? "" : /[",\n\r]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   const lines = [data.columns, ...rows.filter((one) => one.shown).map((one) => data.rows[one.place])].map((row) => row.map(cell).join(","));
   const link = document.createElement("a");

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..lpa.config import UserError
+from ..lpa.files import writing
 from . import figure_files, terminal
 from .confirmation import Confirmation
 from .figure import Figure
@@ -21,11 +22,13 @@ def report(folder: Path, url: str | None, formats: Sequence[str] = ()) -> None:
     """Tables and page of a search or of a confirmation anew from its storage, and its figures as files. Raises UserError."""
     if study_in(folder, url)[1] == CONFIRM:
         space, records, confirmed = read_verdict(folder, url)
-        paths = write_verdict(confirmed, space, records, folder)
+        with writing(folder):
+            paths = write_verdict(confirmed, space, records, folder)
         terminal.print_confirmation(confirmed, paths | _files(confirmed, folder, formats))
         return
     found = read_study(folder, url)
-    paths: dict[str, object] = {"page": write_report(found, folder)}
+    with writing(folder):
+        paths: dict[str, object] = {"page": write_report(found, folder)}
     if (verdict := folder / "confirm" / "verdict.html").exists():
         paths["its confirmation"] = verdict
     terminal.print_results(found, paths | _files(found, folder, formats))
@@ -51,11 +54,8 @@ def follow(folder: Path, url: str | None, formats: Sequence[str] = ()) -> None:
     from . import watch
     from .follow import follow as following
 
-    def say(path: str) -> None:
-        terminal.console.print(f"page: {path}", markup=False)
-
-    with suppress(KeyboardInterrupt):
-        following(watch.views(folder, url), folder, url, say)
+    with suppress(KeyboardInterrupt), writing(folder):
+        following(watch.views(folder, url), folder, url, lambda line: terminal.console.print(line, markup=False))
     report(folder, url, formats)
 
 

@@ -124,6 +124,8 @@ class Space(Config):
             raise ValueError(f"name: it names a folder, so without / and not beginning with a dot; found {self.name!r}")
         if self.objectives[:1] != ("loss_nats",) or len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: expected loss_nats first, then different costs")
+        if self.proxy.seed:
+            raise ValueError(f"proxy.seed: the space's own `seed` is that of every run, found {self.proxy.seed}")
         for name, model in (("proxy", self.proxy.model), ("target", self.target.model)):
             if model.placement.sublayers != "dense":
                 raise ValueError(f"{name}.model.placement: the search fills it in, found '{model.placement.text}'")

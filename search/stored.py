@@ -1,10 +1,11 @@
 """A folder of results -> the space and the records in it, of a search or of a confirmation."""
 
 import gzip
+import zlib
 from contextlib import closing
 from pathlib import Path
 
-from ..lpa.config import UserError, read_yaml
+from ..lpa.config import UserError, one_line, read_yaml
 from .folder import DATABASE, RECORDS, SPACE, WORDS, storage_url, study_in
 from .ledger import open_ledger
 from .presets import parse_space
@@ -38,6 +39,9 @@ def read_space(folder: Path) -> Space:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a records.jsonl, or of one that is packed (.gz)."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
-        return [Record.parse_json(line, f"{path}:{n}") for n, line in enumerate(lines, 1)]
+    """The records of a records.jsonl, or of one that is packed (.gz). Raises UserError."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+            return [Record.parse_json(line, f"{path}:{n}") for n, line in enumerate(lines, 1)]
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None

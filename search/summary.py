@@ -2,9 +2,35 @@
 
 from collections import Counter
 
+from ..lpa.model import ModelConfig
 from .budget import ARMS
 from .proxy import Record
 from .results import Results
+from .space import Space
+
+WORDS = (
+    "A placement such as 0-5 gate,up,down=1/4 says: in layers 0 to 5 these projections have 1/4 of full rank; what is not "
+    "named is dense. d_ff: the width of the FFN. Knee: the best balance on the front, the smallest sum of the objectives, each "
+    "scaled to [0, 1] over it. Costs are those of the target, losses those of the proxy."
+)
+
+
+def searched(space: Space) -> str:
+    """What may vary, what is trained, whose cost counts."""
+    ranks = "; ".join(f"{group}: {', '.join(choices)}" for group, choices in space.vary.ranks.items())
+    bands = f" in each of {space.vary.bands} bands of depth" if space.vary.bands > 1 else ""
+    rest = [(name, getattr(space.vary, name)) for name in ("rebalance", "factor_activation")]
+    more = "".join(f", {name} {' or '.join(its)}" for name, its in rest if len(its) > 1)
+    proxy, target, dense = space.proxy, space.target.model, space.dense_costs
+    return (
+        f"Searched: {space.size:,} points, ranks of {ranks}{bands}{more}. "
+        f"Proxy: {_shape(proxy.model)}, {proxy.tokens:,} tokens of {proxy.data.name}. "
+        f"Target: {_shape(target)}, {dense['params']:,} params when dense."
+    )
+
+
+def _shape(model: ModelConfig) -> str:
+    return f"d_model {model.d_model}, {model.n_layers} layers, context {model.context}"
 
 
 def summary(found: Results) -> list[str]:
@@ -60,8 +86,16 @@ def belief(found: Results) -> str:
     return (
         f"The smallest difference that single runs of this proxy resolve is {noise.resolvable_nats:.3f} nats "
         f"(t(0.975, {noise.n - 1}) sqrt(2) x the standard deviation {noise.std_nats:.4f} of {noise.n} seeds of the dense arm); "
-        "what lies closer together is tied."
+        f"what lies closer together is tied.{_nothing_told(found)}"
     )
+
+
+def _nothing_told(found: Results) -> str:
+    """That a search has told no candidate from another by its loss, if it has not."""
+    losses = [one.loss_nats for one in found.complete if one.loss_nats is not None]
+    if found.noise is None or len(losses) < 2 or max(losses) - min(losses) > found.noise.resolvable_nats:
+        return ""
+    return " That is all of them here: this search tells no candidate from another by its loss. More tokens or seeds would."
 
 
 def ended(found: Results) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from ..lpa.config import UserError
 from ..lpa.files import replace_text
 from .conclude import conclude
 from .confirmation import Confirmation
@@ -28,11 +29,12 @@ def read_verdict(folder: Path, url: str | None = None) -> tuple[Space, list[Reco
 
 
 def last_verdict(folder: Path) -> Confirmation | None:
-    """What a confirmation's folder said when it was last written; None where there is none, or none of this version."""
+    """What a confirmation's folder said when it was last written; None where there is none. Raises UserError."""
+    path = folder / VERDICT
     try:
-        return TypeAdapter(Confirmation).validate_json((folder / VERDICT).read_bytes(), strict=False)
+        return TypeAdapter(Confirmation).validate_json(path.read_bytes()) if path.exists() else None
     except (OSError, ValueError):
-        return None
+        raise UserError(f"{path}: cannot be read; lpanas report {folder} makes it anew from the records") from None
 
 
 def write_verdict(found: Confirmation, space: Space, records: Sequence[Record], place: Path) -> dict[str, object]:

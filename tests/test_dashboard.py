@@ -53,6 +53,8 @@ def test_the_figures_are_ours_and_name_the_arms(copy, url):
     assert set(figures) == {"front-flops_per_token", "learning-curves"}
     words = " ".join(note["text"] for note in figures["front-flops_per_token"]["layout"]["annotations"])
     assert all(arm in words for arm in ("dense", "attention", "ffn", "both", "winner"))
+    said = [text for figure in figures.values() for trace in figure["data"] for text in trace.get("text") or []]
+    assert any("trial-1</b> attention<br>0-3 q,k,v,o=1/4, d_ff 192<br>+0.1000 nats against dense" in text for text in said)
 
 
 def test_what_ends_later_comes_in_at_its_number_and_what_runs_is_running(copy, url):

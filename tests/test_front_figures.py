@@ -76,6 +76,23 @@ def test_a_front_of_three_objectives_has_no_line():
     assert len(points(figure)) == len(FOUND.complete)
 
 
+def test_of_three_objectives_the_reader_is_told_that_one_picture_does_not_show_the_front():
+    three = tiny_space("objectives=[loss_nats, flops_per_token, params]")
+    assert "The front is that of all 3 objectives" in front_figure(Results(three, FOUND.records, SEEDS), "params").words
+    assert "objectives" not in front_figure(FOUND, COST).words
+
+
+def test_every_candidate_and_a_limit_that_is_near_are_on_the_axis_of_costs():
+    for setting, inside in (("limits={params: 1.1 x dense}", True), ("limits={params: 9 x dense}", False)):
+        space = tiny_space(setting)
+        figure = front_figure(Results(space, FOUND.records, SEEDS), "params")
+        low, high = figure.drawing.layout.xaxis.range
+        assert low < figure.rows["share"].min() <= figure.rows["share"].max() < high
+        assert (space.limit("params") / space.dense_costs["params"] < high) == inside
+    low, high = front_figure(Results(SPACE, ARMS[:1], []), COST).drawing.layout.xaxis.range
+    assert low < 1 < high
+
+
 def test_the_band_is_what_a_single_run_does_not_tell_from_dense():
     figure = front_figure(FOUND, COST)
     (band,) = [shape for shape in figure.drawing.layout.shapes if shape.type == "rect"]

@@ -116,9 +116,9 @@ def test_no_points_and_equal_numbers_are_no_mistake():
     assert np.isnan([found.r2, *found.share.values()]).all()
 
 
-def dummies(points, without=None):
+def dummies(points, levels=LEVELS, without=None):
     """Another coding: the constant, and a column a level but the first."""
-    own = {name: its[1:] for name, its in LEVELS.items() if name != without}
+    own = {name: its[1:] for name, its in levels.items() if name != without}
     return np.array([[1.0, *(point[name] == level for name, its in own.items() for level in its)] for point in points], float)
 
 
@@ -126,19 +126,67 @@ def left(x, y):
     return y - x @ np.linalg.lstsq(x, y)[0]
 
 
+def marks_by_fits(points, levels, y, names, shuffles):
+    """Of many fits to the fit without the choice and what that leaves, dealt out."""
+    random, full, start, marks = np.random.default_rng(5), dummies(points, levels), 1, {}
+    for name, its in levels.items():
+        if name in names:
+            residuals = left(dummies(points, levels, name), y)
+            dealt = (y - residuals + random.permuted(np.tile(residuals, (shuffles, 1)), axis=1)).T
+            own = np.linalg.lstsq(full, dealt)[0][start : start + len(its) - 1]
+            spread = np.std(np.vstack([np.zeros(shuffles), own]), axis=0)
+            ratio = np.quantile(spread / np.linalg.norm(left(full, dealt), axis=0), 0.95)
+            marks[name] = ratio * np.linalg.norm(left(full, y))
+        start += len(its) - 1
+    return marks
+
+
 def test_the_mark_of_chance_is_that_of_many_fits_to_the_fit_without_the_choice_and_what_it_leaves_dealt_out():
-    random, points = np.random.default_rng(5), drawn(25)
-    y = random.normal(3, 0.1, len(points)) + [0.2 * (point["a"] == "x") for point in points]
-    full, start, marks = dummies(points), 1, {}
-    for name, levels in LEVELS.items():
-        residuals = left(dummies(points, name), y)
-        dealt = (y - residuals + random.permuted(np.tile(residuals, (4000, 1)), axis=1)).T
-        own = np.linalg.lstsq(full, dealt)[0][start : start + len(levels) - 1]
-        start += len(levels) - 1
-        spread = np.std(np.vstack([np.zeros(4000), own]), axis=0)
-        ratio = np.quantile(spread / np.linalg.norm(left(full, dealt), axis=0), 0.95)
-        marks[name] = ratio * np.linalg.norm(left(full, y))
-    assert Design(LEVELS, points).chance(y) == pytest.approx(marks, rel=0.1)
+    points = drawn(25)
+    y = np.random.default_rng(5).normal(3, 0.1, len(points)) + [0.2 * (point["a"] == "x") for point in points]
+    assert Design(LEVELS, points).chance(y) == pytest.approx(marks_by_fits(points, LEVELS, y, LEVELS, 4000), rel=0.1)
+
+
+def twins(choices, n):
+    """Points of many choices of four levels, the first two of them always alike, and numbers with an effect of the last."""
+    levels, random = {f"c{number}": ["p", "q", "r", "s"] for number in range(choices)}, Random(n)
+    points = [{name: random.choice(its) for name, its in levels.items()} for _ in range(n)]
+    points = [point | {"c1": point["c0"]} for point in points]
+    y = np.random.default_rng(n).normal(size=n) + [2.0 * (point[f"c{choices - 1}"] == "q") for point in points]
+    return levels, points, y
+
+
+@pytest.mark.parametrize(("choices", "n"), [(30, 150), (30, 91), (112, 400)], ids=["150", "91", "in single precision"])
+def test_many_choices_have_least_squares_effects_the_matrices_rank_and_the_marks_of_many_fits(choices, n):
+    levels, points, y = twins(choices, n)
+    full, design = dummies(points, levels), Design(levels, points)
+    assert design.rank == np.linalg.matrix_rank(full) - 1 == 3 * (choices - 1)
+    assert (design.least, design.enough) == (design.rank + 3, True)
+    assert design.known == list(levels)[2:]
+    fitted, found = np.linalg.lstsq(full, y)[0], design.effects(y)
+    for place, name in enumerate(design.known, 2):
+        its = np.array([0.0, *fitted[1 + 3 * place : 4 + 3 * place]])
+        np.testing.assert_allclose(found.by_level[name], its - its.mean(), atol=1e-8)
+    assert found.r2 == pytest.approx(1 - np.sum(left(full, y) ** 2) / np.sum((y - y.mean()) ** 2))
+    names = ["c2", f"c{choices - 1}"]
+    assert design.chance(y, names=names) == pytest.approx(marks_by_fits(points, levels, y, names, 1000), rel=0.15)
+
+
+def test_too_few_points_for_many_choices_tell_nothing_and_the_model_asks_for_all_that_the_levels_may_need():
+    levels, points, _ = twins(30, 60)
+    design = Design(levels, points)
+    assert design.rank == np.linalg.matrix_rank(dummies(points, levels)) - 1 == 59
+    assert (design.known, design.enough, design.least) == ([], False, 93)
+
+
+def test_choices_that_are_not_told_apart_ask_for_the_points_of_one_and_change_no_other():
+    levels, points = LEVELS | dict.fromkeys("def", LEVELS["c"]), drawn(14, 1)
+    y = np.random.default_rng(0).normal(size=14)
+    design, alone = Design(levels, [point | dict.fromkeys("def", point["c"]) for point in points]), Design(LEVELS, points)
+    assert (design.rank, design.least, design.known) == (alone.rank, alone.least, ["a", "b"]) == (6, 9, ["a", "b"])
+    for name in design.known:  # of 15 contrasts, more than points
+        np.testing.assert_allclose(design.effects(y).by_level[name], alone.effects(y).by_level[name], atol=1e-12)
+    assert design.effects(y).r2 == pytest.approx(alone.effects(y).r2)
 
 
 def test_on_a_balanced_grid_with_normal_noise_the_mark_is_the_f_tests():

@@ -70,6 +70,10 @@ class Design:
         seen = np.flatnonzero(self.columns.sum(axis=0))
         return {name: seen[(seen >= first) & (seen < first + len(self.levels[name]))] for name, first in self._firsts.items()}
 
+    def seen(self, name: str) -> list[str]:
+        """The levels of a choice that points have."""
+        return [self.levels[name][place - self._firsts[name]] for place in self.places[name]]
+
     @property
     def rank(self) -> int:
         """Of the model, its constant aside: the degrees of freedom that it takes from the points."""

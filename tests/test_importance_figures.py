@@ -1,10 +1,13 @@
 import math
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
-from lpanas.search.importance_figures import importance_figure, importance_rows
+from lpanas.search.importance_figures import importance_figure
+from lpanas.search.importance_rows import importance_rows
 from lpanas.search.results import Results
+from lpanas.search.rungs import goes_on
 from making import arm_records, ended, job, point, tiny_space
 
 SPACE = tiny_space("vary.rebalance=[none, params]")
@@ -118,7 +121,7 @@ def test_a_loss_above_guessing_is_left_out_and_the_words_say_so():
     with_it = importance_figure(Results(SPACE, [*found.records, off], []))
     loss = with_it.rows["outcome"] == "loss_nats"
     assert with_it.rows[loss].equals(importance_rows(found)[loss])
-    assert "Left out: 1 whose loss is above that of guessing, 5.58 nats." in with_it.words
+    assert "Runs without a loss to learn from: 1 above that of guessing (5.58 nats)." in with_it.words
 
 
 def test_arms_outside_of_the_space_do_not_count():
@@ -166,3 +169,117 @@ def test_each_cost_of_the_objectives_or_every_one_has_a_panel(objectives, costs)
     assert list(dict.fromkeys(figure.rows["outcome"])) == ["loss_nats", *costs]
     assert words(importance_figure(results(WHERE[::2], space=space))).count("\u2013") == (len(costs) if len(costs) > 1 else 0)
     assert len([name for name in figure.drawing.layout if name.startswith("xaxis")]) == 1 + len(costs)
+
+
+STOPPING = tiny_space("vary.rebalance=[none, params]", "search.eta=4", "search.rungs=1", "proxy.tokens=2560")
+RUNG = STOPPING.rungs[0]
+CANDIDATES = {where: STOPPING.candidate(point(*where)) for where in WHERE}
+
+
+def staged(where, number, early, late, status="complete", at=RUNG, **changes):
+    """A run with a loss at the rung and, when it is complete, one at the end."""
+    made = ended(job(CANDIDATES[where], f"trial-{number}"), late if status == "complete" else None, status)
+    curve = ((RUNG, early), (2560, late)) if status == "complete" else ((RUNG, early),) if early is not None else ()
+    return made.change(curve=curve, tokens=2560 if status == "complete" else at, **changes)
+
+
+def halved(n, seed):
+    """Successive halving of eta 4 by the loss: what the choices do is the same at the rung and at the end, noise 0.05."""
+    random, rung, records = Random(seed), list[float](), []
+    for number in range(n):
+        where = random.choice(WHERE)
+        late = 3 + sum(effect * (level != "dense") for effect, level in zip((0.03, 0.1), where[:2], strict=True))
+        late += random.gauss(0, 0.05)
+        rung.append(late + 1 + random.gauss(0, 0.02))
+        on = goes_on(np.array(rung)[:, None], np.ones(len(rung), bool), number, 4)
+        records.append(staged(where, number, rung[-1], late, "complete" if on else "pruned"))
+    return Results(STOPPING, records, [])
+
+
+def test_effects_are_those_of_all_runs_though_the_worst_three_quarters_were_stopped():
+    found = halved(600, 0)
+    assert 300 < len(found.stopped) < 500
+    ends = Results(STOPPING, found.complete, [])
+    error = 3 * math.hypot(0.05, 0.02) * math.sqrt(2 / 200)  # thrice that of a difference between levels of 200 runs each
+    for choice, true in (("rank attention", 0.03), ("rank ffn", 0.1)):
+        assert row(found, "loss_nats", choice)["effect"] == pytest.approx(true, abs=error)
+        assert row(ends, "loss_nats", choice)["effect"] < 0.75 * true
+    its = row(found, "loss_nats", "rank ffn")
+    assert (its["n"], its["rung"]) == (600, RUNG)
+    assert its["spread"] > its["chance"]
+
+
+def test_the_words_and_the_axis_say_which_loss_it_is_and_which_runs_have_none():
+    late = [staged(where, number, 4.0 + 0.01 * number, 3.0) for number, where in enumerate(WHERE)]
+    stopped = [staged(where, 20 + number, 4.5, None, "pruned") for number, where in enumerate(WHERE[:3])]
+    lost = [staged(WHERE[0], 30, None, None, "diverged", 64), staged(WHERE[1], 31, 9.9, None, "failed")]
+    figure = importance_figure(Results(STOPPING, [*late, *stopped, *lost], []))
+    assert f"The loss is that after {RUNG} tokens, as 3 of 17 runs were stopped there: those that" in figure.words
+    assert "Runs without a loss to learn from: 1 diverged, 1 above that of guessing (5.58 nats)." in figure.words
+    assert "Loss: 15 runs" in figure.words
+    assert figure.drawing.layout.xaxis.title.text == f"<b>loss</b>, nats, at<br>{RUNG} tokens"
+    assert set(figure.rows["rung"].dropna()) == {RUNG}
+    assert f"after {RUNG} tokens" in figure.drawing.data[0].hovertext[0]
+    assert row(Results(STOPPING, late + stopped, []), "loss_nats", "rebalance")["n"] == 15
+
+
+def test_without_stopped_runs_the_loss_is_the_final_one_and_nothing_is_said():
+    found = Results(
+        STOPPING, [staged(where, number, 4.0 + number, 3.0 + 0.1 * number) for number, where in enumerate(WHERE)], []
+    )
+    figure = importance_figure(found)
+    assert figure.rows["rung"].isna().all()
+    assert "tokens" not in figure.words
+    assert "Runs without" not in figure.words
+    ends = [record.loss_nats for record in found.records]
+    last = [np.mean(ends[place::2]) for place in (0, 1)]
+    assert row(found, "loss_nats", "rebalance")["effect"] == pytest.approx(last[1] - last[0])
+
+
+def test_a_run_that_was_taken_up_again_counts_once():
+    first = staged(WHERE[0], 20, 4.0, None, "pruned")
+    again = staged(WHERE[0], 21, 4.0, 3.0, continues="trial-20", continues_at=RUNG)
+    stopped = [staged(where, 30 + number, 4.1, None, "pruned") for number, where in enumerate(WHERE)]
+    found = Results(STOPPING, [first, *stopped, again], [])
+    assert set(importance_rows(found)["n"]) == {13}
+    assert f"after {RUNG} tokens, as 12 of 13 runs" in importance_figure(found).words
+
+
+def test_of_two_rungs_it_is_the_last_before_which_hardly_any_was_stopped():
+    space = tiny_space("search.eta=2", "search.rungs=2", "proxy.tokens=2560")
+    low, high = space.rungs
+    where = [its[:2] for its in WHERE]
+
+    def run(number, stop):
+        made = ended(job(space.candidate(point(*where[number % 12])), f"trial-{number}"), None, "pruned")
+        return made.change(tokens=stop, curve=tuple((tokens, 4.0 + 0.01 * number) for tokens in (low, high) if tokens <= stop))
+
+    many = importance_figure(Results(space, [run(number, high) for number in range(49)] + [run(49, low)], []))
+    assert set(many.rows["rung"].dropna()) == {high}
+    assert f"after {high:,} tokens, as 49 of 50 runs were stopped there: " in many.words
+    assert "Runs without a loss to learn from: 1 stopped before." in many.words
+    fewer = importance_figure(Results(space, [run(number, high) for number in range(48)] + [run(48, low), run(49, low)], []))
+    assert set(fewer.rows["rung"].dropna()) == {low}
+    assert f"after {low:,} tokens, as 50 of 50 runs were stopped there or later: " in fewer.words
+
+
+def test_of_many_choices_those_that_do_most_are_drawn_and_the_words_say_so():
+    space = tiny_space(
+        "proxy.model.n_layers=6", "target.model.n_layers=6", "vary.bands=6",
+        "vary.ranks={q: [dense, 1/4], k: [dense, 1/4], v: [dense, 1/4], o: [dense, 1/4], up: [dense, 1/4], down: [dense, 1/4]}",
+    )  # fmt: skip
+    names = [name for name, its in space.choices.items() if len(its) > 1]
+    assert len(names) == 36
+    random, records = Random(0), []
+    for number in range(60):
+        params = {name: random.choice(list(its)) for name, its in space.choices.items()}
+        loss = 3 + sum(0.001 * place * (params[name] == "1/4") for place, name in enumerate(names))
+        records.append(ended(job(space.candidate(params), f"trial-{number}"), loss))
+    figure = importance_figure(Results(space, records, []))
+    loss = figure.rows[figure.rows["outcome"] == "loss_nats"]
+    assert list(loss["choice"]) == names[::-1]
+    assert "Of 36 choices the 32 that do most are drawn." in figure.words
+    assert loss["chance"].notna().tolist() == [True] * 32 + [False] * 4
+    drawn = {text.split("</b>")[0][3:] for text in words(figure) if text.startswith("<b>")}
+    assert drawn == set(names[4:])
+    assert len(figure.drawing.data[0].x) == 32

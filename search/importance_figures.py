@@ -50,31 +50,30 @@ def _panels(rows: pd.DataFrame) -> go.Figure:
     outcomes = list(dict.fromkeys(rows["outcome"]))
     widths = [1.7 if outcome == "loss_nats" and len(outcomes) > 2 else 1 for outcome in outcomes]  # its words are longer
     figure = make_subplots(cols=len(outcomes), shared_yaxes=True, horizontal_spacing=0.04, column_widths=widths)
+    notes = list(_names(rows[rows["outcome"] == outcomes[0]]))
     for column, outcome in enumerate(outcomes, 1):
-        its = rows[rows["outcome"] == outcome]
-        _panel(figure, its.assign(y=range(len(its))), column, _end(rows, outcome), short=column > 1 and len(outcomes) > 2)
+        its = rows[rows["outcome"] == outcome].reset_index(drop=True)
+        _panel(figure, its, column, _end(rows, outcome))
+        notes += _effects(its, column, short=column > 1 and len(outcomes) > 2)
     figure.add_traces(list(_legend(rows)))
-    choices = rows[rows["outcome"] == outcomes[0]]
-    for name in _names(choices):
-        figure.add_annotation(name)
     figure.update_xaxes(nticks=4 if len(outcomes) < 3 else 3, rangemode="tozero", tickangle=0, tickfont={"size": 10})
     figure.update_xaxes(showgrid=True, zeroline=True, zerolinecolor="#666666")
-    figure.update_yaxes(range=[len(choices) - 0.4, -0.6], visible=False)
+    count = rows["choice"].nunique()
+    figure.update_yaxes(range=[count - 0.4, -0.6], visible=False)
     figure.update_layout(
         **LAYOUT,
-        height=ROW * len(choices) + 130,
+        annotations=notes,  # at once: one by one they take ten times as long
+        height=ROW * count + 130,
         margin={"l": 10, "r": 14, "t": 6, "b": 112},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     return figure
 
 
-def _panel(figure: go.Figure, rows: pd.DataFrame, column: int, end: float, short: bool) -> None:
-    """The rows of one outcome."""
+def _panel(figure: go.Figure, rows: pd.DataFrame, column: int, end: float) -> None:
+    """The bars of one outcome and their axis."""
     for trace in _bars(rows):
         figure.add_trace(trace, row=1, col=column)
-    for note in _effects(rows, short):
-        figure.add_annotation(note, row=1, col=column)
     figure.update_xaxes(title={"text": _title(rows.iloc[0]), "font": {"size": 12}}, range=[0, end], col=column)
 
 
@@ -100,19 +99,19 @@ def _end(rows: pd.DataFrame, outcome: str) -> float:
 
 def _bars(rows: pd.DataFrame) -> Iterator[go.Bar | go.Scatter]:
     """The bars, pale when chance makes as long ones, and the marks of chance."""
-    drawn = rows[rows["spread"].notna()].to_dict("records")
+    drawn = rows.assign(y=rows.index + BAR)[rows["spread"].notna()].to_dict("records")
     marker = {
         "color": [SIGNS[_sign(row["effect"])][0] for row in drawn],
         "opacity": [0.45 if row["spread"] <= row["chance"] else 1.0 for row in drawn],
         "line": {"width": 1, "color": "#444444"},
     }
     yield go.Bar(
-        x=digits([row["spread"] for row in drawn], 6), y=[row["y"] + BAR for row in drawn], width=0.2, orientation="h",
+        x=digits([row["spread"] for row in drawn], 6), y=[row["y"] for row in drawn], width=0.2, orientation="h",
         marker=marker, hovertext=[_hover(row) for row in drawn], hoverinfo="text", showlegend=False,
     )  # fmt: skip
     marked = [row for row in drawn if not math.isnan(row["chance"])]
     yield go.Scatter(
-        x=digits([row["chance"] for row in marked], 6), y=[row["y"] + BAR for row in marked], mode="markers", marker=MARK,
+        x=digits([row["chance"] for row in marked], 6), y=[row["y"] for row in marked], mode="markers", marker=MARK,
         hoverinfo="skip", cliponaxis=False, showlegend=False,
     )  # fmt: skip
 
@@ -140,13 +139,22 @@ def _hover(row: dict[Any, Any]) -> str:
     )
 
 
-def _effects(rows: pd.DataFrame, short: bool) -> Iterator[dict[str, object]]:
+def _effects(rows: pd.DataFrame, column: int, short: bool) -> Iterator[dict[str, object]]:
     """Above each bar its effect, or why there is none; where there is little room, that there is none."""
-    base = {"x": 0, "xanchor": "left", "showarrow": False, "align": "left", "font": {"size": 12}, **BEHIND}
-    for row in rows.to_dict("records"):
+    axes = {"xref": f"x{column}", "yref": f"y{column}"} if column > 1 else {"xref": "x", "yref": "y"}
+    base: dict[str, object] = {
+        **axes,
+        "x": 0,
+        "xanchor": "left",
+        "showarrow": False,
+        "align": "left",
+        "font": {"size": 12},
+        **BEHIND,
+    }
+    for y, row in enumerate(rows.to_dict("records")):
         if math.isnan(row["effect"]):
             text = "\u2013" if short else f"<i>{plain(row['note'])}</i>"
         else:
             text = f"{SIGNS[_sign(row['effect'])][1]} {signed(row['effect'])}".strip()
             text = f"({text})" if row["spread"] <= row["chance"] else text
-        yield base | {"y": row["y"] - 0.02, "text": text}
+        yield base | {"y": y - 0.02, "text": text}

@@ -197,15 +197,15 @@ def halved(n, seed):
 
 
 def test_effects_are_those_of_all_runs_though_the_worst_three_quarters_were_stopped():
-    found = halved(600, 0)
-    assert 300 < len(found.stopped) < 500
+    found = halved(400, 0)
+    assert 200 < len(found.stopped) < 320
     ends = Results(STOPPING, found.complete, [])
-    error = 3 * math.hypot(0.05, 0.02) * math.sqrt(2 / 200)  # thrice that of a difference between levels of 200 runs each
+    error = 3 * math.hypot(0.05, 0.02) * math.sqrt(2 / 133)  # thrice that of a difference between levels of 133 runs each
     for choice, true in (("rank attention", 0.03), ("rank ffn", 0.1)):
         assert row(found, "loss_nats", choice)["effect"] == pytest.approx(true, abs=error)
         assert row(ends, "loss_nats", choice)["effect"] < 0.75 * true
     its = row(found, "loss_nats", "rank ffn")
-    assert (its["n"], its["rung"]) == (600, RUNG)
+    assert (its["n"], its["rung"]) == (400, RUNG)
     assert its["spread"] > its["chance"]
 
 

@@ -83,7 +83,8 @@ def losses_words(its: Losses, guessing_nats: float) -> Iterator[str]:
         yield (
             f"The loss is that after {its.rung:,} tokens, as {len(its.stops):,} of {len(its.runs):,} "
             f"runs were stopped there{later}: "
-            "those that came to the end were chosen by their loss and would show too small effects."
+            "those that came to the end were chosen by their loss and would show too small effects. "
+            "What a choice does there need not be what it does at the end."
         )
     if its.missing:
         words = MISSING | {"pruned": f"stopped {'at a rung' if its.rung is None else 'before'}"}

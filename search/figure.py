@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from ..lpa.placement import parse_rank
 from .proxy import Record
-from .readable import guessing as guessing  # for who looks for it here
 from .results import Results
 from .space import Space
 

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from .figure import Figure, digits
 from .importance_rows import MOST, importance_rows, signed
 from .importance_words import WORDS, importance_words
-from .page import LAYOUT, plain
+from .page import LAYOUT, LEGEND, plain
 from .results import Results
 
 PANELS = {
@@ -65,7 +65,7 @@ def _panels(rows: pd.DataFrame) -> go.Figure:
         annotations=notes,  # at once: one by one they take ten times as long
         height=ROW * count + 130,
         margin={"l": 10, "r": 14, "t": 6, "b": 112},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend=LEGEND,
     )
     return figure
 

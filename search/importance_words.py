@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from .figure import guessing
 from .importance_losses import losses, losses_words
 from .importance_rows import APART, MOST
+from .readable import guessing
 from .results import Results
 
 WORDS = {"loss_nats": "loss", "flops_per_token": "FLOPs", "params": "params", "memory_bytes": "memory"}

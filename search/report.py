@@ -133,7 +133,8 @@ def _verdict(confirmed: Confirmation, found: Results) -> dict[str, object]:
     """Its words, and what it says of the search's winner, if that is one of its arms."""
     best = found.winner
     names = {one.arm for one in confirmed.arms if best is not None and one.placement == best.model.placement.text}
-    of_winner = [sentence(one, confirmed.matters_ppl_percent) for one in confirmed.comparisons if one.a in names]
+    its = [one for one in confirmed.comparisons if one.a in names]
+    of_winner = [f"{one.size}: {sentence(one, confirmed.matters_ppl_percent)}" for one in its]
     return {"headline": headline(confirmed), "claim": claim(confirmed), "of_winner": of_winner}
 
 

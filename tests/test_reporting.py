@@ -52,7 +52,7 @@ def test_what_cannot_be_written_is_a_line_and_leaves_no_draft(folder, call, bloc
     assert not list(folder.glob(".*.draft"))
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"{}\n" * 50)[:20], b"abc"])
+@pytest.mark.parametrize("content", [gzip.compress(b"{}\n" * 50, mtime=0)[:20], b"abc"], ids=["torn", "foreign"])
 def test_records_that_are_torn_or_foreign_are_a_line(folder, call, content):
     (folder / "records.jsonl").unlink()
     (folder / "records.jsonl.gz").write_bytes(content)

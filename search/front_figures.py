@@ -162,7 +162,7 @@ def _labels(rows: pd.DataFrame, end: float) -> Iterator[dict[str, object]]:
 def _lines(drawing: go.Figure, found: Results, cost: str) -> None:
     """The knee's cost and loss, and the largest cost that the space allows."""
     if found.winner is not None and found.winner.loss_nats is not None:
-        knee = {"line_width": 1, "line_dash": "dot", "line_color": "#999999", "layer": "below"}
+        knee = {"line_width": 1, "line_dash": "dot", "line_color": "#8a8a8a"}  # above, as a line of the grid may lie there
         drawing.add_vline(found.relative(found.winner, cost), **knee)
         drawing.add_hline(found.winner.loss_nats, **knee)
     if cost in found.space.limits:

@@ -63,6 +63,11 @@ def reached(path: Path, fingerprint: str) -> Reached:
     return _reached(_read(path, fingerprint, torch.device("meta")))
 
 
+def weights(path: Path) -> dict[str, Tensor]:
+    """The model's state in a checkpoint of any config, on the CPU. Raises UserError."""
+    return _read(path, None, torch.device("cpu"))["model"]
+
+
 class Keeper:
     """The checkpoint of a training, in one place; nothing without a path."""
 
@@ -100,13 +105,14 @@ def _reached(state: dict[str, Any]) -> Reached:
     return Reached(state["step"], state["curve"], state["pending"])
 
 
-def _read(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:
+def _read(path: Path, fingerprint: str | None, device: torch.device) -> dict[str, Any]:
+    """fingerprint: None for any."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, KeyError, UnpicklingError) as error:
         raise UserError(f"{path}: not a checkpoint that can be read: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(state, dict) or "fingerprint" not in state:
         raise UserError(f"{path}: not a checkpoint that can be read: it holds something else")
-    if state["fingerprint"] != fingerprint:
+    if fingerprint is not None and state["fingerprint"] != fingerprint:
         raise UserError(f"{path}: a checkpoint of another config or of other data; give another --out or remove it")
     return state

@@ -206,20 +206,38 @@ def _dashboard(first: "View", port: int | None) -> "Copy | None":
 
 @app.command()
 def export(
-    directory: Directory,
+    directory: Annotated[
+        Path | None, typer.Argument(parser=_folder, metavar="[DIR]", help="A study's folder; none with --checkpoint.")
+    ] = None,
     target: Annotated[str | None, typer.Option(metavar="SHAPE", help="A named shape instead of the space's target.")] = None,
     pick: Annotated[str, typer.Option(help="knee, loss, cost, or a trial's number.")] = "knee",
     storage: Storage = None,
+    to: Annotated[str, typer.Option(metavar="FORMS", help="native: train.yaml. hf: a Hugging Face folder, too.")] = "native",
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="What `lpanas train` has trained, instead of a study's winner.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="With --checkpoint: factors multiplied to dense matrices.")] = False,
+    out: Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="With --checkpoint: its folder.")] = None,
 ) -> None:
-    """Write the full-scale training config of a study's winner, or of another run."""
-    from . import terminal
+    """Write the full-scale training config of a study's winner, or of another run; or what was trained as a Hugging Face
+    folder."""
+    from . import hf_export, terminal
     from .export import export as write_export
     from .results import read_study
 
+    forms = hf_export.read_forms(to)
+    of_study, of_saved = {"--target": target, "--storage": storage}, {"--merge": merge, "--out": out}
+    hf_export.check_words(directory, checkpoint, forms, of_study, of_saved)
+    if checkpoint is not None:
+        terminal.console.print(str(hf_export.export_checkpoint(checkpoint, out, merge, _hint)), markup=False)
+        return
+    assert directory is not None
     found = read_study(directory, storage)
     record = found.pick(pick)
     path = write_export(found, record, directory, target)
     terminal.console.print(f"{record.run} ({record.placement}): {path}", markup=False)
+    if "hf" in forms:
+        terminal.console.print(str(hf_export.export_config(path, _hint)), markup=False)
 
 
 @app.command()
@@ -319,6 +337,10 @@ def _say(text: str, code: int) -> int:
     if text:
         print(f"lpanas: {text}", file=sys.stderr)
     return code
+
+
+def _hint(line: str) -> None:
+    _say(line, 0)
 
 
 def _as_interrupt(number: int, frame: FrameType | None) -> None:

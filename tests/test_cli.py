@@ -187,8 +187,9 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
     assert len(losses) == 50
     assert sum(losses[-5:]) < sum(losses[:5])
 
-    code, text, _ = call("export", out, "--pick", "0", "--target", "llama-9m")
+    code, text, _ = call("export", out, "--pick", "0", "--target", "llama-9m", "--to", "native,hf")
     assert code == 0
+    assert (out / "export" / "llama-9m" / "hf" / "config.json").exists()
     assert (out / "export" / "llama-9m" / "train.yaml").exists()
     assert "trial-0" in text
     assert call("export", out, "--pick", "77")[0] == 2

@@ -1,0 +1,80 @@
+"""`lpanas export --to hf`: a config, or a trained checkpoint, -> a Hugging Face folder."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..lpa import checkpoint, hf
+from ..lpa.config import UserError, nearest
+from ..lpa.hf_tokenizer import HfTokenizer, hf_tokenizer
+from ..lpa.train import CHECKPOINT, CONFIG, TrainConfig
+from .presets import load_config
+
+FORMS = ("native", "hf")
+"""What a winner is exported to: train.yaml; a Hugging Face folder."""
+
+
+def read_forms(text: str) -> tuple[str, ...]:
+    """`native,hf` as forms. Raises UserError."""
+    words = tuple(word.strip() for word in text.split(","))
+    for word in words:
+        if word not in FORMS:
+            raise UserError(f"--to: unknown form '{word}', {nearest(word, FORMS)}")
+    return words
+
+
+def check_words(
+    directory: Path | None,
+    saved: Path | None,
+    forms: tuple[str, ...],
+    of_study: Mapping[str, object],
+    of_saved: Mapping[str, object],
+) -> None:
+    """Raises UserError for words of `lpanas export` that do not go together.
+
+    saved: the checkpoint; of_study, of_saved: options that go with the one alone, as they were given.
+    """
+    if saved is None and directory is None:
+        raise UserError("export: expected a study's folder, or --checkpoint")
+    for name, value in (of_study if saved is not None else of_saved).items():
+        if value:
+            raise UserError(f"{name}: {'does not go' if saved is not None else 'only goes'} with --checkpoint")
+    if saved is not None and directory is not None:
+        raise UserError(f"--checkpoint {saved}: expected no study's folder beside it, found {directory}")
+    if saved is not None and forms != ("hf",):
+        raise UserError(f"--checkpoint {saved}: expected --to hf, found --to {','.join(forms)}")
+
+
+def export_config(path: Path, say: Callable[[str], None]) -> Path:
+    """The folder without weights for a train.yaml, in `hf` beside it; returns it. Raises UserError.
+
+    say: told what the folder lacks.
+    """
+    config, out = load_config(path), path.parent / "hf"
+    hf.write_folder(out, config.model, _tokenizer(config, say), None)
+    return out
+
+
+def export_checkpoint(path: Path, out: Path | None, merge: bool, say: Callable[[str], None]) -> Path:
+    """The folder of a checkpoint of `lpanas train`: returns it, `hf` or `hf-merged` beside the checkpoint when left out.
+
+    path: the file, or the folder of the training. Raises UserError.
+    """
+    file = path / CHECKPOINT if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"--checkpoint {path}: no such file (expected a {CHECKPOINT}, or the folder that `lpanas train` wrote)")
+    config = load_config(file.parent / CONFIG)
+    hf.check_expressible(config.model)
+    model = config.model
+    weights = hf.model_weights(model, checkpoint.weights(file), str(file))
+    if merge:
+        model, weights = hf.merged(model, weights)
+    out = out or file.parent / ("hf-merged" if merge else "hf")
+    hf.write_folder(out, model, _tokenizer(config, say), weights)
+    return out
+
+
+def _tokenizer(config: TrainConfig, say: Callable[[str], None]) -> HfTokenizer | None:
+    found = hf_tokenizer(config.data)
+    if found is None:
+        say(f"no tokenizer.json in {config.data.shards}; add the tokenizer's files, and eos_token_id to config.json")
+    return found

@@ -19,6 +19,7 @@ from lpanas.lpa.prepare import open_shards, prepare
 from lpanas.lpa.tokenizer import Bytes, Learned, read_tokenizer
 from lpanas.lpa.train import TrainConfig, train
 from lpanas.search.hf_export import export_checkpoint, export_config
+from lpanas.search.presets import load_space, presets
 from making import Call
 from safetensors.torch import load_file
 
@@ -277,6 +278,46 @@ def test_a_checkpoints_folder_gives_the_trained_models_logits(hub: Any, call: Ca
     loaded = hub.AutoModelForCausalLM.from_pretrained(trained / "hf", trust_remote_code=True)
     with torch.no_grad():
         assert torch.equal(loaded.generate(**begin, max_new_tokens=8, do_sample=False), greedy(ours, begin["input_ids"], 8))
+
+
+@pytest.mark.filterwarnings("ignore")  # of lm_eval and what it brings along
+def test_the_evaluation_harness_finds_our_log_likelihoods(hub: Any, trained: Path, tmp_path: Path) -> None:
+    reason = "lm-evaluation-harness is not installed, being too large for every run: pip install lm_eval"
+    models = pytest.importorskip("lm_eval.models.huggingface", reason=reason)
+    instance = pytest.importorskip("lm_eval.api.instance", reason=reason).Instance
+    export_checkpoint(trained, tmp_path / "hf", False, print)
+    harness = models.HFLM(pretrained=str(tmp_path / "hf"), trust_remote_code=True, device="cpu", dtype="float32", batch_size=2)
+    ours = build(ModelConfig.parse(SHAPE | PLACED, "model"), CPU, 0)
+    ours.load_state_dict(checkpoint.weights(trained / "checkpoint.pt"))
+    pairs = [("page 7 says:", " the cat"), ("the", " mat. the"), ("sat on", " 日本")]
+    found = harness.loglikelihood([instance("loglikelihood", {}, pair, n) for n, pair in enumerate(pairs)], disable_tqdm=True)
+    for (before, after), (value, is_greedy) in zip(pairs, found, strict=True):
+        ids = torch.tensor([[*f"{before}{after}".encode()]])
+        count = len(after.encode())
+        with torch.no_grad():
+            logs = ours(ids[:, :-1]).log_softmax(-1)[:, -count:]
+        expected = logs.gather(-1, ids[:, -count:, None]).sum().item()
+        assert value == pytest.approx(expected, rel=1e-5, abs=1e-4)
+        assert is_greedy == torch.equal(logs.argmax(-1), ids[:, -count:])
+    text = "page 9 says: the cat sat"  # begins after an end-of-text token, as a document does in training
+    rolling = harness.loglikelihood_rolling([instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
+    ids = torch.tensor([[256, *text.encode()]])
+    with torch.no_grad():
+        logs = ours(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])
+    assert rolling[0] == pytest.approx(logs.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("preset", [name for name in presets() if name != "lpa-370m"])  # which is no Llama
+def test_the_target_of_every_preset_has_our_number_of_parameters(hub: Any, preset: str, tmp_path: Path) -> None:
+    space = load_space(preset)
+    for arm in ("dense", "both"):
+        config = space.arm(arm).target
+        hf.write_folder(tmp_path / arm, config, None, None)
+        with torch.device("meta"):
+            read = hub.AutoConfig.from_pretrained(tmp_path / arm, trust_remote_code=True)
+            theirs = hub.AutoModelForCausalLM.from_config(read, trust_remote_code=True)
+            ours = Decoder(config)
+        assert sum(one.numel() for one in theirs.parameters()) == sum(one.numel() for one in ours.parameters())
 
 
 def test_a_config_is_exported_beside_it_without_weights(hub: Any, trained: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ projections, and how they start, is transformers' Llama.
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -149,3 +149,25 @@ class LowRankLlamaForCausalLM(LowRankLlamaPreTrainedModel, LlamaForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         setattr(self.lm_head, _STD, 1 / math.sqrt(config.hidden_size))
         self.post_init()
+
+    def parameter_groups(self, lr: float, base_width: int | None = None, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Groups for an optimizer such as AdamW, each factor at its own learning rate, as in `lpanas train` (lr_rule: mup).
+
+        lr: of embedding and norms, and of a dense matrix as wide as base_width (hidden_size when left out). A matrix takes
+        lr base_width / d_in, A half of that and B d_in / (2 rank) of it (Compute Better Spent, ICML 2024). Weight decay is for
+        matrices alone. Raises ValueError for tied embeddings, for which there is no such rule.
+        """
+        if self.config.tie_word_embeddings:
+            raise ValueError("tie_word_embeddings: no rate suits both uses of the one matrix; give the optimizer one for all")
+        base, shares = base_width or self.config.hidden_size, dict[Tensor, float]()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                shares.setdefault(module.weight, base / module.in_features)
+            elif isinstance(module, LowRankLinear):  # it comes before its factors
+                shares[module.a.weight] = base / module.a.in_features / 2
+                shares[module.b.weight] = base / module.b.in_features / 2
+        groups = dict[tuple[float, float], list[nn.Parameter]]()
+        for parameter in self.parameters():
+            key = (lr * shares.get(parameter, 1.0), weight_decay if parameter.ndim == 2 else 0.0)
+            groups.setdefault(key, []).append(parameter)
+        return [{"params": its, "lr": rate, "weight_decay": decay} for (rate, decay), its in groups.items()]

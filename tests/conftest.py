@@ -1,9 +1,11 @@
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import browser
 import pytest
@@ -98,6 +100,24 @@ def postgres() -> Generator[Postgres]:
 def server_url(postgres: Postgres, request: pytest.FixtureRequest) -> str:
     """An empty database of the test's own on the server."""
     return postgres.database(re.sub(r"\W", "_", request.node.name)[-60:])
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
+    """transformers, without a network and with a folder of its own for the code of models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf_home")))
+        transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lpanas[hf]'")
+        cache = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
+        patch.setattr("sys.path", [*sys.path])
+        patch.setattr(socket.socket, "connect", _no_network)
+        yield transformers
+
+
+def _no_network(*_: object) -> None:
+    raise AssertionError("something asked the network")
 
 
 @pytest.fixture(scope="module")

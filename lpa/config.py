@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -111,10 +112,28 @@ def _put(raw: dict[str, Any], path: list[str], value: Any, setting: str) -> None
     raw[path[-1]] = value
 
 
-def dump_yaml(config: BaseModel, head: str = "") -> str:
-    """A config as YAML text that reads back to the same config, every field spelled out."""
+def dump_yaml(config: BaseModel, head: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A config as YAML text that reads back to the same config, every field spelled out. notes: comments above keys, by the
+    dotted names of keys at the first two levels."""
     lines = "".join(f"# {line}\n" for line in head.splitlines())
-    return lines + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+    return lines + (_noted(text, notes) if notes else text)
+
+
+def _noted(text: str, notes: Mapping[str, Sequence[str]]) -> str:
+    """A dumped config with comments above its keys. Raises ValueError for a key that is not there."""
+    lines, section, left = list[str](), "", dict(notes)
+    for line in text.splitlines():
+        match = re.match(r"(  )?([A-Za-z]\w*):", line)  # what a long value goes on with stands further right
+        if match:
+            section = section if match[1] else match[2]
+            indent, key = match[1] or "", f"{section}.{match[2]}" if match[1] else match[2]
+            for note in left.pop(key, ()):
+                lines += textwrap.wrap(note, 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}#   ")
+        lines.append(line)
+    if left:
+        raise ValueError(f"no such keys: {', '.join(left)}")
+    return "\n".join(lines) + "\n"
 
 
 class _Loader(yaml.SafeLoader):

@@ -75,9 +75,10 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
 
         found, paths = results(loaded, ledger), dict[str, object]()
         if found.winner is not None:
-            config = export(found, found.winner, place)
+            exported = export(found, found.winner, place)
+            config = exported.path
             paths |= {"is it true?": f"lpanas confirm {shlex.quote(str(place))}"}
-            paths |= {"exported config": config, "train it": f"lpanas train {shlex.quote(str(config))}"}
+            paths |= {"exported config": exported.text, "train it": f"lpanas train {shlex.quote(str(config))}"}
         paths = {"page": write_report(found, place)} | paths  # it says what was exported
     if state.exhausted:
         terminal.console.print("No candidate is left that was not trained.")

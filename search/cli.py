@@ -210,7 +210,11 @@ def export(
         Path | None, typer.Argument(parser=_folder, metavar="[DIR]", help="A study's folder; none with --checkpoint.")
     ] = None,
     target: Annotated[str | None, typer.Option(metavar="SHAPE", help="A named shape instead of the space's target.")] = None,
-    pick: Annotated[str, typer.Option(help="knee, loss, cost, or a trial's number.")] = "knee",
+    pick: Annotated[
+        list[str] | None, typer.Option(metavar="knee|loss|cost|TRIAL", help="knee when left out; several, too: knee,loss.")
+    ] = None,
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak that times are foretold with; 0.4 is assumed.")] = None,
+    peak_tflops: Annotated[float | None, typer.Option(help="A GPU's peak; 989 is assumed, an H100 SXM in bfloat16.")] = None,
     storage: Storage = None,
     to: Annotated[str, typer.Option(metavar="FORMS", help="native: train.yaml. hf: a Hugging Face folder, too.")] = "native",
     checkpoint: Annotated[
@@ -219,25 +223,21 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="With --checkpoint: factors multiplied to dense matrices.")] = False,
     out: Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="With --checkpoint: its folder.")] = None,
 ) -> None:
-    """Write the full-scale training config of a study's winner, or of another run; or what was trained as a Hugging Face
-    folder."""
-    from . import hf_export, terminal
-    from .export import export as write_export
-    from .results import read_study
+    """Write the full-scale training config of a study's winner, or of other runs, with its dense twin, what decided it and what
+    it would take; or what was trained as a Hugging Face folder."""
+    from . import exporting, hf_export, terminal
 
     forms = hf_export.read_forms(to)
-    of_study, of_saved = {"--target": target, "--storage": storage}, {"--merge": merge, "--out": out}
+    native = {"--pick": pick, "--mfu": mfu, "--peak-tflops": peak_tflops}
+    of_study, of_saved = {"--target": target, "--storage": storage, **native}, {"--merge": merge, "--out": out}
     hf_export.check_words(directory, checkpoint, forms, of_study, of_saved)
     if checkpoint is not None:
         terminal.console.print(str(hf_export.export_checkpoint(checkpoint, out, merge, _hint)), markup=False)
         return
     assert directory is not None
-    found = read_study(directory, storage)
-    record = found.pick(pick)
-    path = write_export(found, record, directory, target)
-    terminal.console.print(f"{record.run} ({record.placement}): {path}", markup=False)
-    if "hf" in forms:
-        terminal.console.print(str(hf_export.export_config(path, _hint)), markup=False)
+    for path in exporting.export(directory, storage, pick or ["knee"], target, mfu, peak_tflops):
+        if "hf" in forms:
+            terminal.console.print(str(hf_export.export_config(path, _hint)), markup=False)
 
 
 @app.command()

@@ -1,89 +1,203 @@
-"""A record -> a complete full-scale training config."""
+"""Records -> complete full-scale training configs, each beside its dense twin, with what decided them."""
 
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..lpa.config import UserError, dump_yaml, first_mistake
+from ..lpa.config import UserError, dump_yaml, first_mistake, one_line
 from ..lpa.files import replace_text, writing
 from ..lpa.model import ModelConfig
-from ..lpa.train import TrainConfig
-from .presets import named_shape
+from ..lpa.train import CHECKPOINT, TrainConfig
+from .carry import rebuilt, retarget, train_config
+from .evidence import Evidence, evidence, words
+from .export_readme import DENSE, SLURM, readme, slurm
+from .predict import Assumed, Prediction, lines, predict
 from .proxy import Record
 from .results import Results
-from .space import Candidate, Space
+from .rules import rules
+from .space import Space
+
+CONFIG, PREDICTION = "train.yaml", "prediction.json"
 
 
-def export(found: Results, record: Record, out: Path, shape: str | None = None) -> Path:
-    """Write train.yaml for a record's placement at the space's target, or at another named shape; returns its path.
+@dataclass(frozen=True)
+class Forecast:
+    """What prediction.json holds: a training beside its dense twin."""
 
-    out: the study's folder; the file goes to export/target/ or export/<shape>/. Raises UserError for an unknown shape or
-    one that cannot hold the placement.
-    """
+    target: str
+    """A named shape, or the space's target."""
+    placement: str
+    microbatch: int
+    """Sequences in one forward pass on a GPU."""
+    assumed: Assumed
+    predicted: Prediction
+    dense: Prediction
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Written:
+    """A config that was written."""
+
+    record: Record
+    path: Path
+    """Of its train.yaml."""
+    dense: Path
+    """Of its dense twin's."""
+    replaced: tuple[str, ...]
+    """What lay there before and was another, in words."""
+
+    @property
+    def text(self) -> str:
+        """Where it is, and what it has replaced."""
+        return "; ".join([str(self.path), *self.replaced])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An export before it is written."""
+
+    found: Results
+    record: Record
+    space: Space
+    """With the target that is meant."""
+    config: TrainConfig
+    shape: str | None
+    """The target's name; None for the space's own."""
+
+    @cached_property
+    def twin(self) -> TrainConfig:
+        """The dense one: the same data, tokens, batch, seed and rule."""
+        return train_config(self.space, self.space.target.model)
+
+
+def export(
+    found: Results, record: Record, out: Path, shape: str | None = None, assumed: Assumed | None = None, apart: bool = False
+) -> Written:
+    """Write a record's training at the space's target, or at another named shape, with its dense twin; see write."""
+    return write(planned(found, record, shape), out, assumed or Assumed(), apart)
+
+
+def planned(found: Results, record: Record, shape: str | None = None) -> Planned:
+    """The training of a record's placement at a target. Raises UserError for an unknown shape or one that cannot hold the
+    placement."""
     space = found.space if shape is None else retarget(found.space, shape)
     try:
-        candidate = _rebuilt(space, record)
+        config = train_config(space, rebuilt(space, record).target)
     except ValueError as error:
-        reason = first_mistake(ModelConfig, error) if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"--target {shape}: {reason}") from None
-    config = train_config(space, candidate)
-    folder = out / "export" / (shape or "target")
-    path = folder / "train.yaml"
+        reason = first_mistake(ModelConfig, error) if isinstance(error, ValidationError) else one_line(error)
+        raise UserError(f"--target {shape}: {reason}" if shape else f"target.model: {reason}") from None
+    return Planned(found, record, space, config, shape)
+
+
+def write(plan: Planned, out: Path, assumed: Assumed, apart: bool = False) -> Written:
+    """Write train.yaml and prediction.json into export/target/ (or export/<shape>/) of a study's folder `out`, or apart from
+    other picks into a folder of the run's name in there; and dense/train.yaml, slurm.sh and README.md for all of them."""
+    place = out / "export" / (plan.shape or "target")
+    folder = place / plan.record.run if apart else place
+    its = forecast(plan, out, assumed)
+    twin = f"{'../' if apart else ''}{DENSE}/{CONFIG}"
+    text = dump_yaml(plan.config, _head(plan, its, twin), rules(plan.space, plan.record, plan.config, plan.shape))
+    dense = dump_yaml(plan.twin, _dense_head(plan, its), rules(plan.space, None, plan.twin, plan.shape))
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(path, dump_yaml(config, _head(found, record, space, candidate, config)))
-    return path
+        for one in (folder, place / DENSE):
+            one.mkdir(parents=True, exist_ok=True)
+        replaced = [*_replace(folder / CONFIG, text), *_replace(place / DENSE / CONFIG, dense)]
+        replace_text(folder / PREDICTION, json.dumps(asdict(its), indent=1, allow_nan=False) + "\n")
+        replace_text(place / SLURM, slurm())
+        replace_text(place / "README.md", readme(place))
+    return Written(plan.record, folder / CONFIG, place / DENSE / CONFIG, tuple(replaced))
 
 
-def _rebuilt(space: Space, record: Record) -> Candidate:
-    """The candidate of a record, in a space that may have another target."""
-    if record.arm is not None:
-        return space.arm(record.arm)
-    return space.candidate(record.params) if record.listed is None else space.listed(record.listed)
+def picks(found: Results, asked: Sequence[str]) -> dict[str, Record]:
+    """The records of `knee`, `loss,cost`, `12`, ..., each run once, under the words that name it. Raises UserError."""
+    named = dict[str, tuple[list[str], Record]]()
+    for word in _words(asked):
+        record = found.pick(word)
+        named.setdefault(record.run, ([], record))[0].append(word)
+    return {", ".join(its): record for its, record in named.values()}
 
 
-def retarget(space: Space, shape: str) -> Space:
-    """The space with another named shape as its target; context, multiples and initialisation stay. Raises UserError.
-
-    It is not checked again: choices that a candidate does not take may be impossible there.
-    """
-    old = space.target.model
-    kept = {name: getattr(old, name) for name in ("context", "rank_multiple", "ffn_multiple", "init")}
-    target = space.target.change(model=named_shape(shape, kept, "--target"))
-    return Space.model_construct(**{name: getattr(space, name) for name in Space.model_fields} | {"target": target})
+def several(asked: Sequence[str]) -> bool:
+    """Whether picks go into folders of their own: when more than one is asked for, be they the same run or not."""
+    return len(_words(asked)) > 1
 
 
-def train_config(space: Space, candidate: Candidate) -> TrainConfig:
-    """How a target is trained: the proxy's recipe, its learning rate carried by width, the target's batch and tokens."""
-    optim = space.proxy.optim
-    return TrainConfig(
-        model=candidate.target,
-        data=space.proxy.data.change(max_epochs=None),
-        optim=optim.change(lr_base_width=optim.lr_base_width or space.proxy.model.d_model),
-        tokens=int(space.target.tokens_per_param * space.dense_costs["params"]),
-        batch_size=space.target.batch_size,
-        microbatch=space.target.microbatch,
-        seed=space.seed,
-        evals=100,
+def _words(asked: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(word.strip() for one in asked for word in one.split(",")))
+
+
+def forecast(plan: Planned, out: Path, assumed: Assumed) -> Forecast:
+    """What a training would take, beside its dense twin, and what it rests on."""
+    return Forecast(
+        target=plan.shape or "target",
+        placement=plan.config.model.placement.text,
+        microbatch=plan.config.microbatch or plan.config.batch_size,
+        assumed=assumed,
+        predicted=predict(plan.config, assumed),
+        dense=predict(plan.twin, assumed),
+        evidence=evidence(plan.found, plan.record, out),
     )
 
 
-def _head(found: Results, record: Record, space: Space, candidate: Candidate, config: TrainConfig) -> str:
+def _replace(path: Path, text: str) -> list[str]:
+    """Write a config; what was there, if that was another."""
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else text
+    replace_text(path, text)
+    if _bare(before) == _bare(text):
+        return []
+    was, now = _bare(before)[0].removeprefix("# "), _bare(text)[0].removeprefix("# ")
+    if was == now:
+        what = "which was of the same run, with other keys"
+    elif was.startswith(("Exported by lpanas", "The dense twin")):
+        what = f"which was: {was}"
+    else:
+        what = "which was not exported by lpanas"
+    trained = path.parent / "train"
+    more = f"; {trained} holds a training of that: give this one another --out" if (trained / CHECKPOINT).exists() else ""
+    return [f"replaced {path}, {what}{more}"]
+
+
+def _bare(text: str) -> list[str]:
+    """A config's lines without comments, and the run that it is of."""
+    lines = text.splitlines()
+    return [lines[0].split(". ", 1)[0] if lines else "", *(line for line in lines if not line.lstrip().startswith("#"))]
+
+
+def _head(plan: Planned, its: Forecast, twin: str) -> str:
     """What a reader of the file should know, as comments."""
-    shares = ", ".join(f"{name} {figure / space.dense_costs[name]:.3f}" for name, figure in candidate.costs.items())
-    noise = found.noise
-    resolvable = f"{noise.resolvable_nats:.3f} nats, from {noise.n} seeds" if noise else "not measured"
-    delta = found.delta(record)
-    against = "" if delta is None else f", {delta:+.3f} against the dense arm"
-    loss = "no loss" if record.loss_nats is None else f"{record.loss_nats:.4f} nats"
+    where = f"at {plan.shape}" if plan.shape else "at the space's target"
     return "\n".join(
         [
-            f"Exported by lpanas from {record.run} of the study '{found.space.name}'. Train it: lpanas train train.yaml",
-            f"Evidence: {loss}{against} after {record.tokens:,} tokens at d_model {record.model.d_model}, "
-            f"{record.model.n_layers} layers; one run.",
-            f"Smallest difference that the proxy resolves: {resolvable}. Cost against the dense target: {shares}.",
-            f"tokens: {space.target.tokens_per_param:g} a parameter of the dense target. optim.lr was chosen at "
-            f"lr_base_width {config.optim.lr_base_width}; lr_rule carries it to this width.",
-            "data: the search's source, read as often as the tokens need; put your own pretraining text there.",
+            f"Exported by lpanas from {plan.record.run} of the study '{plan.found.space.name}'. "
+            f"Train it: lpanas train {CONFIG}",
+            f"Placement {where}: {its.placement}. Its dense twin: {twin}. README.md says how to start both.",
+            "Evidence:",
+            *_indented(words(its.evidence)),
+            f"Predicted ({PREDICTION}), before anything is trained:",
+            *_indented(lines(its.predicted, its.dense, its.assumed, its.microbatch)),
+            "What decided each key stands above it.",
+        ]
+    )
+
+
+def _indented(said: Sequence[str]) -> list[str]:
+    """Sentences as lines of a comment."""
+    return [part for one in said for part in textwrap.wrap(one, 116, initial_indent="  ", subsequent_indent="    ")]
+
+
+def _dense_head(plan: Planned, its: Forecast) -> str:
+    where = f"at {plan.shape}" if plan.shape else "at the space's target"
+    return "\n".join(
+        [
+            f"The dense twin {where} of what is exported from the study '{plan.found.space.name}'. Train it: "
+            f"lpanas train {CONFIG}",
+            "The same data, tokens, batch, seed and rule of the learning rate, without any low rank: for comparison.",
+            f"Predicted: {its.dense.params:,} params, {its.dense.flops:.4g} training FLOPs in all.",
         ]
     )

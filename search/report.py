@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..lpa.config import UserError, dump_yaml
+from ..lpa.config import dump_yaml
 from ..lpa.files import replace_text
 from . import summary
 from .choices_figure import choices_figure
 from .confirmation import Confirmation
 from .curve_figures import curves_figure
+from .evidence import confirmation, of_record
 from .figure import Figure
 from .folder import calls
 from .front_figures import front_figure
@@ -23,8 +24,7 @@ from .progress_figures import progress_figure
 from .proxy import Record
 from .results import Results, write_tables
 from .timeline import timeline_figure
-from .verdict import last_verdict
-from .wording import claim, headline, sentence
+from .wording import claim, headline
 
 SIGNIFICANT = 9
 """Digits of a number in the page's data."""
@@ -63,7 +63,7 @@ def write_report(found: Results, out: Path, note: str = "") -> Path:
 def page(found: Results, out: Path, note: str = "") -> str:
     """The page of a study whose folder is `out`."""
     records, drawn = [*found.records, *found.seeds], figures(found)
-    verdict, unread = _confirmed(out / "confirm")
+    verdict, unread = confirmation(out)
     return rendered(
         "report.html",
         name=found.space.name,
@@ -116,14 +116,6 @@ def drawings(of: Sequence[Figure]) -> dict[str, object]:
     return {figure.name: json.loads(figure.drawing.to_json() or "{}") for figure in of}
 
 
-def _confirmed(folder: Path) -> tuple[Confirmation | None, str]:
-    """What a confirmation says, if there is one, and why it cannot be read, if it cannot."""
-    try:
-        return last_verdict(folder), ""
-    except UserError as error:
-        return None, str(error)
-
-
 def _command(words: object) -> str:
     """A call's, as a shell takes it."""
     return shlex.join(map(str, words)) if isinstance(words, list) else str(words or "")
@@ -132,9 +124,7 @@ def _command(words: object) -> str:
 def _verdict(confirmed: Confirmation, found: Results) -> dict[str, object]:
     """Its words, and what it says of the search's winner, if that is one of its arms."""
     best = found.winner
-    names = {one.arm for one in confirmed.arms if best is not None and one.placement == best.model.placement.text}
-    its = [one for one in confirmed.comparisons if one.a in names]
-    of_winner = [f"{one.size}: {sentence(one, confirmed.matters_ppl_percent)}" for one in its]
+    of_winner = of_record(confirmed, best) if best is not None else list[str]()
     return {"headline": headline(confirmed), "claim": claim(confirmed), "of_winner": of_winner}
 
 
@@ -176,7 +166,7 @@ def picture(record: Record) -> list[tuple[int, list[float | None]]]:
 def exported(out: Path) -> list[Exported]:
     """The training configs that lie in a study's folder."""
     found = []
-    for path in sorted((out / "export").glob("*/train.yaml")):
+    for path in sorted((out / "export").glob("*/train.yaml")) + sorted((out / "export").glob("*/*/train.yaml")):
         try:
             with path.open(encoding="utf-8", errors="replace") as lines:
                 head = lines.readline().strip("# \n")

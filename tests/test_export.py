@@ -7,7 +7,8 @@ from lpanas.lpa.model import Decoder
 from lpanas.lpa.placement import Placement
 from lpanas.lpa.train import TrainConfig
 from lpanas.search.budget import ARMS
-from lpanas.search.export import export, retarget
+from lpanas.search.carry import retarget
+from lpanas.search.export import export
 from lpanas.search.presets import load_space
 from lpanas.search.results import Results
 from making import arm_records, ended, job, tiny_space
@@ -26,7 +27,7 @@ FOUND = Results(SPACE, [*arm_records(SPACE, 3.0, 3.1, 3.2, 3.3), RECORD], [])
 
 
 def exported(found, record, out, shape=None):
-    path = export(found, record, out, shape)
+    path = export(found, record, out, shape).path
     assert path == out / "export" / (shape or "target") / "train.yaml"
     return TrainConfig.parse(parse_yaml(path.read_text(), "train.yaml"), "train.yaml")
 
@@ -117,6 +118,6 @@ def test_an_unknown_shape_is_refused_with_the_nearest_right_one():
 
 
 def test_the_files_head_says_where_it_comes_from_and_what_it_rests_on(tmp_path):
-    text = export(FOUND, RECORD, tmp_path).read_text()
+    text = export(FOUND, RECORD, tmp_path).path.read_text()
     assert "trial-4" in text
     assert "3.0500 nats, +0.050 against the dense arm" in text

@@ -218,7 +218,7 @@ def test_the_verdict_of_a_confirmation_stands_at_the_top(tmp_path):
 
 def test_what_was_exported_is_named_with_the_command_that_trains_it(tmp_path):
     assert "Exported" not in write_report(FOUND, tmp_path).read_text(encoding="utf-8")
-    path = export(FOUND, FOUND.winner, tmp_path)
+    path = export(FOUND, FOUND.winner, tmp_path).path
     said = text(write_report(FOUND, tmp_path).read_text(encoding="utf-8"))
     assert f"{path} (Exported by lpanas from trial-5 of the study" in said
     assert f"lpanas train {path}" in said

@@ -1,0 +1,89 @@
+"""README.md and slurm.sh of a folder of exported configs: what is there, how to start it, what it would take."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+SLURM, DENSE = "slurm.sh", "dense"
+
+
+def slurm() -> str:
+    """A script for sbatch."""
+    return resources.files("lpanas.search").joinpath("launch/train.sh").read_text(encoding="utf-8")
+
+
+def readme(place: Path) -> str:
+    """Of a target's folder, from the train.yaml and prediction.json that lie in it."""
+    configs = sorted(
+        [*place.glob("train.yaml"), *place.glob("*/train.yaml")], key=lambda path: (path.parent.name == DENSE, path)
+    )
+    names = [str(path.relative_to(place)) for path in configs]
+    listed = "\n".join(f"- `{name}`: {_first(path)}" for name, path in zip(names, configs, strict=True))
+    starts = "\n".join(f"    lpanas train {name}" for name in names)
+    name = names[0]
+    return f"""# Exported by lpanas
+
+{listed}
+- `prediction.json`, beside each: what it would take, against the dense twin, and what it rests on
+- `{SLURM}`: any of them on the nodes of a Slurm job
+
+What decided each key of a train.yaml stands above it, as a comment. `lpanas show {name}` says what it would run.
+
+## Start it
+
+In this folder, on one GPU (or a CPU); the same command goes on where it stopped:
+
+{starts}
+
+On N GPUs of one machine, and on a cluster:
+
+    torchrun --nproc-per-node N --no-python lpanas train {name}
+    sbatch --nodes 2 {SLURM} {name}
+
+Results go to `train/` beside the config, or to `--out`. The text is the search's: set `data` to your own (`--set` or in the
+file), the same for the dense twin. Relative paths in `data` start where the command does.
+
+## What it would take
+
+{_table(place)}
+"""
+
+
+def _first(path: Path) -> str:
+    """What a config's first line says of it."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return lines.readline().strip("# \n").split(". Train it", 1)[0]
+
+
+def _table(place: Path) -> str:
+    """A row a prediction and one of the dense twin for each way of assuming."""
+    rows, notes, dense = list[str](), dict[str, None](), dict[str, None]()
+    for name, its in _predictions(place):
+        assumed = its["assumed"]
+        at = f"{assumed['mfu']:.3g} x {assumed['peak_tflops']:g} TFLOP/s"
+        rows.append(_row(f"`{name}`", its["predicted"], at))
+        dense[_row("`dense/train.yaml`", its["dense"], at)] = None
+        notes[f"- {its['evidence']['run']} (`{name}`): {its['placement']}"] = None
+    head = "| config | params | FLOPs a token | FLOPs in all | GiB a GPU | s a step, one GPU | GPU hours | assumed |"
+    table = "\n".join([head, f"|{' --- |' * 8}", *rows, *dense])
+    return (
+        f"{table}\n\nBy formula, before anything is trained. Times are assumptions: a share of a GPU's peak, the same for all, "
+        f"of which low-rank layers reach less.\n\n" + "\n".join(notes)
+    )
+
+
+def _predictions(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted([*place.glob("prediction.json"), *place.glob("*/prediction.json")]):
+        with suppress(OSError, ValueError):  # another program's
+            its = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(its, dict) and {"assumed", "predicted", "dense", "evidence"} <= set(its):
+                yield str(path.parent.relative_to(place) / "train.yaml"), its
+
+
+def _row(name: str, its: dict[str, Any], at: str) -> str:
+    cells = [name, f"{its['params']:,}", f"{its['flops_per_token']:,}", f"{its['flops']:.4g}"]
+    cells += [f"{its['memory_bytes'] / 2**30:.2f}", f"{its['step_seconds']:.4g}", f"{its['gpu_hours']:.4g}", at]
+    return f"| {' | '.join(cells)} |"

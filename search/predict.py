@@ -1,0 +1,105 @@
+"""What a full training would take, before it starts: parameters, FLOPs, memory, time at a stated utilisation."""
+
+from dataclasses import dataclass
+
+from ..lpa.config import UserError
+from ..lpa.cost import activation_bytes_per_token, cost
+from ..lpa.train import TrainConfig
+
+MFU, PEAK_TFLOPS = 0.4, 989.0
+"""Assumptions. 0.4: of a GPU's peak, for a training that is tuned (nanochat's logs have 41 % for 12 layers on an H100). 989: an
+H100 SXM in bfloat16 without sparsity (NVIDIA's data sheet)."""
+BFLOAT16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What a time is foretold with."""
+
+    mfu: float = MFU
+    """Share of the peak that the model's FLOPs come to."""
+    peak_tflops: float = PEAK_TFLOPS
+    """Of one GPU, TFLOP/s."""
+
+    def check(self) -> "Assumed":
+        """Itself. Raises UserError for what no GPU can do."""
+        if not 0 < self.mfu <= 1:
+            raise UserError(f"--mfu: expected a share of the peak above 0 and at most 1, found {self.mfu:g}")
+        if not 0 < self.peak_tflops < float("inf"):
+            raise UserError(f"--peak-tflops: expected TFLOP/s above 0, found {self.peak_tflops:g}")
+        return self
+
+    @property
+    def text(self) -> str:
+        """In words, said to be assumed."""
+        gpu = " (H100 SXM, bfloat16 without sparsity: NVIDIA's data sheet)" if self.peak_tflops == PEAK_TFLOPS else ""
+        return f"assumed: {self.mfu:.3g} of a GPU's peak of {self.peak_tflops:g} TFLOP/s{gpu}"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one training on one GPU, with activations in bfloat16."""
+
+    params: int
+    flops_per_token: int
+    """As lpa/cost.py counts them."""
+    steps: int
+    tokens: int
+    """Of whole steps."""
+    flops: int
+    """In all."""
+    state_bytes: int
+    """Weights, gradients, AdamW's moments and bfloat16 copies; what sharding over GPUs divides."""
+    activation_bytes: int
+    """Of one microbatch at their peak."""
+    memory_bytes: int
+    """Both together."""
+    step_seconds: float
+    """Of one GPU; n GPUs at the same utilisation take 1/n."""
+    gpu_hours: float
+
+
+def predict(config: TrainConfig, assumed: Assumed) -> Prediction:
+    """What a training takes."""
+    microbatch = config.microbatch or config.batch_size
+    found = cost(config.model, microbatch, BFLOAT16_BYTES)
+    activations = microbatch * config.model.context * activation_bytes_per_token(config.model, BFLOAT16_BYTES)
+    tokens, per_second = config.steps * config.batch_tokens, assumed.mfu * assumed.peak_tflops * 1e12
+    flops = found.flops_per_token * tokens
+    return Prediction(
+        params=found.params,
+        flops_per_token=found.flops_per_token,
+        steps=config.steps,
+        tokens=tokens,
+        flops=flops,
+        state_bytes=found.memory_bytes - activations,
+        activation_bytes=activations,
+        memory_bytes=found.memory_bytes,
+        step_seconds=found.flops_per_token * config.batch_tokens / per_second,
+        gpu_hours=flops / per_second / 3600,
+    )
+
+
+SLOWER = (
+    "Low-rank layers reach less of the peak than dense ones (thin products wait for memory), so at one utilisation the time of "
+    "a low-rank model is a lower bound; lpanas confirm measures steps (matches: [step_seconds])."
+)
+
+
+def lines(its: Prediction, dense: Prediction, assumed: Assumed, microbatch: int) -> list[str]:
+    """A prediction beside its dense twin's, in words."""
+
+    def beside(one: float, other: float, form: str, unit: str = "") -> str:
+        return f"{one:{form}}{unit} (dense {other:{form}}{unit}; x {one / other:.3f})"
+
+    memory = beside(its.memory_bytes / 2**30, dense.memory_bytes / 2**30, ".2f", " GiB")
+    state = f"{its.state_bytes / 2**30:.2f} GiB of it weights, gradients and optimizer, which sharding divides"
+    return [
+        f"params: {beside(its.params, dense.params, ',')}",
+        f"training FLOPs a token: {beside(its.flops_per_token, dense.flops_per_token, ',')}",
+        f"training FLOPs in all: {beside(its.flops, dense.flops, '.4g')}",
+        f"memory of a GPU, microbatch {microbatch}, bfloat16: {memory}, {state}",
+        f"seconds a step on one GPU: {beside(its.step_seconds, dense.step_seconds, '.4g')}",
+        f"GPU hours: {beside(its.gpu_hours, dense.gpu_hours, '.4g')}",
+        f"Times are {assumed.text}. {SLOWER}",
+    ]

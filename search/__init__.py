@@ -1,1 +1,1 @@
-"""The search: files in the order of the flow, from cli.py to export.py."""
+"""The search: files in the order of the flow, from cli.py to exporting.py."""

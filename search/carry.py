@@ -11,6 +11,7 @@ from ..lpa.cost import Rebalance
 from ..lpa.linear import LowRankLinear
 from ..lpa.model import Decoder, ModelConfig
 from ..lpa.optim import OptimConfig, multiplier
+from ..lpa.placement import Placement
 from ..lpa.train import TrainConfig
 from .presets import named_shape
 from .proxy import Record
@@ -77,19 +78,21 @@ class Rate:
 
 
 def rates(model: ModelConfig, optim: OptimConfig) -> list[Rate]:
-    """The peak rates of a model's weight matrices, as the optimizer has them. Builds it on the meta device."""
+    """The peak rates of a model's weight matrices, as the optimizer has them. Builds, on the meta device, one layer of each
+    run of layers that are alike."""
+    rows = [model.placement.layers[first] for first, _ in model.placement.alike]
     with torch.device("meta"):
-        decoder = Decoder(model)
+        decoder = Decoder(model.change(n_layers=len(rows), placement=Placement(tuple(rows))))
     found = dict[tuple[str, float], dict[str, None]]()
-    for name, what, path in _matrices(decoder, [first for first, _ in model.placement.alike]):
+    for name, what, path in _matrices(decoder):
         found.setdefault((what, optim.lr * multiplier(optim, decoder, path)), {})[name] = None
     return [Rate(",".join(names), what, lr) for (what, lr), names in found.items()]
 
 
-def _matrices(decoder: Decoder, layers: list[int]) -> Iterator[tuple[str, str, str]]:
-    """(projection, what it is, parameter) of the head and of every projection of some layers."""
+def _matrices(decoder: Decoder) -> Iterator[tuple[str, str, str]]:
+    """(projection, what it is, parameter) of the head and of every projection of every layer."""
     yield "head", _sized(decoder.head), "head.weight"
-    for layer in layers:
+    for layer in range(decoder.config.n_layers):
         for part in ("attention", "ffn"):
             for name, module in decoder.get_submodule(f"blocks.{layer}.{part}").named_children():
                 path = f"blocks.{layer}.{part}.{name}"

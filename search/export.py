@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ..lpa.config import UserError, dump_yaml, first_mistake, one_line
 from ..lpa.files import replace_text, writing
 from ..lpa.model import ModelConfig
-from ..lpa.train import CHECKPOINT, TrainConfig
+from ..lpa.train import TrainConfig
 from .carry import rebuilt, retarget, train_config
 from .evidence import Evidence, evidence, words
 from .export_readme import DENSE, SLURM, readme, slurm
@@ -159,7 +159,7 @@ def _replace(path: Path, text: str) -> list[str]:
     else:
         what = "which was not exported by lpanas"
     trained = path.parent / "train"
-    more = f"; {trained} holds a training of that: give this one another --out" if (trained / CHECKPOINT).exists() else ""
+    more = f"; {trained} holds a training of that: give this one another --out" if trained.is_dir() else ""
     return [f"replaced {path}, {what}{more}"]
 
 
@@ -176,19 +176,20 @@ def _head(plan: Planned, its: Forecast, twin: str) -> str:
         [
             f"Exported by lpanas from {plan.record.run} of the study '{plan.found.space.name}'. "
             f"Train it: lpanas train {CONFIG}",
-            f"Placement {where}: {its.placement}. Its dense twin: {twin}. README.md says how to start both.",
+            *_wrapped([f"Placement {where}: {its.placement}."], ""),
+            f"Its dense twin: {twin}. README.md says how to start both.",
             "Evidence:",
-            *_indented(words(its.evidence)),
+            *_wrapped(words(its.evidence)),
             f"Predicted ({PREDICTION}), before anything is trained:",
-            *_indented(lines(its.predicted, its.dense, its.assumed, its.microbatch)),
+            *_wrapped(lines(its.predicted, its.dense, its.assumed, its.microbatch)),
             "What decided each key stands above it.",
         ]
     )
 
 
-def _indented(said: Sequence[str]) -> list[str]:
+def _wrapped(said: Sequence[str], indent: str = "  ") -> list[str]:
     """Sentences as lines of a comment."""
-    return [part for one in said for part in textwrap.wrap(one, 116, initial_indent="  ", subsequent_indent="    ")]
+    return [part for one in said for part in textwrap.wrap(one, 116, initial_indent=indent, subsequent_indent=f"{indent}  ")]
 
 
 def _dense_head(plan: Planned, its: Forecast) -> str:

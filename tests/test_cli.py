@@ -193,3 +193,7 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
     assert (out / "export" / "llama-9m" / "train.yaml").exists()
     assert "trial-0" in text
     assert call("export", out, "--pick", "77")[0] == 2
+
+    assert "replaced" in call("export", out, "--pick", "0")[1]
+    screen = "".join(call("search", space, "--out", out)[1].split())
+    assert f"replaced{config},whichwas:Exportedbylpanasfromtrial-0ofthestudy" in screen

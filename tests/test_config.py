@@ -223,3 +223,14 @@ def test_a_dump_spells_out_every_field() -> None:
         "doors": None,
         "open_top": False,
     }
+
+
+def test_comments_stand_above_their_keys_and_are_not_read():
+    config = car("engine: {power: 1.0}")
+    text = dump_yaml(config, "head", {"engine": ["of the whole " + "long " * 40], "engine.power": ["one", "two"]})
+    assert "  # one\n  # two\n  power: 1.0\n" in text
+    assert text.startswith("# head\n# of the whole long")
+    assert max(map(len, text.splitlines())) <= 118
+    assert parse_yaml(text, "x") == parse_yaml(dump_yaml(config), "x")
+    with pytest.raises(ValueError, match=r"no such keys: engine\.pover"):
+        dump_yaml(config, "", {"engine.pover": ["one"]})

@@ -1,15 +1,26 @@
+import json
+import math
+import os
+import shutil
+import subprocess
+from functools import cache
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run as torch_run
+import typer.main
 from lpanas.lpa.config import UserError, parse_yaml
-from lpanas.lpa.model import Decoder
-from lpanas.lpa.placement import Placement
+from lpanas.lpa.model import Decoder, ModelConfig
+from lpanas.lpa.placement import PROJECTIONS, Placement
 from lpanas.lpa.train import TrainConfig
-from lpanas.search.budget import ARMS
+from lpanas.search.budget import ARMS, Listed
 from lpanas.search.carry import retarget
-from lpanas.search.export import export
-from lpanas.search.presets import load_space
+from lpanas.search.cli import app
+from lpanas.search.export import export, picks, planned
+from lpanas.search.predict import Assumed
+from lpanas.search.presets import load_config, load_space, presets, shapes
 from lpanas.search.results import Results
 from making import arm_records, ended, job, tiny_space
 
@@ -32,9 +43,15 @@ def exported(found, record, out, shape=None):
     return TrainConfig.parse(parse_yaml(path.read_text(), "train.yaml"), "train.yaml")
 
 
-def dense_params(model):
+@cache
+def built_params(text):
+    model = ModelConfig.parse_json(text, "model")
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Decoder(model).parameters())
+
+
+def params_of(model):
+    return built_params(model.model_dump_json())
 
 
 def test_what_is_exported_is_the_candidates_target(tmp_path):
@@ -65,9 +82,9 @@ def test_fractions_and_bands_carry_over_to_another_named_shape(tmp_path):
 def test_a_rebalance_is_done_again_at_another_shape(tmp_path):
     record = ended(job(SPACE.candidate({**POINT, "rebalance": "params"}), "trial-4"), 3.05)
     model = exported(FOUND, record, tmp_path, "llama-20m").model
-    dense = dense_params(model.dense().change(d_ff=688))
+    dense = params_of(model.dense().change(d_ff=688))
     assert model.d_ff > 688
-    assert dense_params(model) <= dense < dense_params(model.change(d_ff=model.d_ff + model.ffn_multiple))
+    assert params_of(model) <= dense < params_of(model.change(d_ff=model.d_ff + model.ffn_multiple))
 
 
 def test_the_learning_rate_and_the_width_it_was_chosen_at_are_the_proxys(tmp_path):
@@ -86,7 +103,7 @@ def test_the_tokens_are_so_many_a_parameter_of_the_dense_target(tmp_path, shape)
     space = tiny_space("target.tokens_per_param=7")
     found = Results(space, arm_records(space, 3.0, 3.1), [])
     config = exported(found, found.records[1], tmp_path, shape)
-    assert config.tokens == 7 * dense_params(config.model.dense())
+    assert config.tokens == 7 * params_of(config.model.dense())
 
 
 def test_batch_microbatch_seed_and_text_are_those_of_the_space(tmp_path):
@@ -121,3 +138,193 @@ def test_the_files_head_says_where_it_comes_from_and_what_it_rests_on(tmp_path):
     text = export(FOUND, RECORD, tmp_path).path.read_text()
     assert "trial-4" in text
     assert "3.0500 nats, +0.050 against the dense arm" in text
+
+
+PROSE = Path(__file__).parents[1] / "runs" / "reference" / "2026-11-25_prose"
+
+
+def at_the_ends(space):
+    """Records of the arm with the most low rank, and of the lowest ranks with the last rebalance."""
+    *_, lowest, _ = (one for one in space.corners() if one["rebalance"] == space.vary.rebalance[-1])
+    both, low = space.arm("both"), space.candidate(lowest)
+    return [ended(job(both, "trial-0", "both"), 3.0), ended(job(low, "trial-1"), 3.0)]
+
+
+def fits(record, space, shape):
+    """Whether every rank of a record at a shape is smaller than what it replaces, counted here."""
+    model, multiple = shapes()[shape], space.target.model.rank_multiple
+    d, ff = model["d_model"], model["d_ff"]
+    sizes = {"q": (d, d), "k": (d, d), "v": (d, d), "o": (d, d), "up": (d, ff), "down": (ff, d)}
+    sizes |= {} if model.get("ffn") == "relu" else {"gate": (d, ff)}
+    for row in record.target.placement.layers:
+        for name, fraction in zip(PROJECTIONS, row, strict=True):
+            if fraction is not None and name in sizes:
+                rank = max(1, round(fraction * min(sizes[name]) / multiple)) * multiple
+                if min(rank, *sizes[name]) * sum(sizes[name]) >= math.prod(sizes[name]):
+                    return False
+    return True
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_what_a_preset_exports_at_any_shape_is_built_as_it_was_priced(tmp_path, monkeypatch, preset):
+    for module in (torch.nn.Linear, torch.nn.Embedding):  # on meta nothing is drawn, and half of the time goes there
+        monkeypatch.setattr(module, "reset_parameters", lambda its: None)
+    space = load_space(preset)
+    records = at_the_ends(space)
+    found, built, refused = Results(space, records, []), set(), 0
+    for shape, record in product(shapes(), records):
+        if not fits(record, space, shape):
+            with pytest.raises(UserError, match=rf"^--target {shape}: placement: rank \d+ [^\n]* saves nothing [^\n]*$"):
+                planned(found, record, shape)
+            refused += 1
+            continue
+        done = export(found, record, tmp_path / record.run, shape)
+        config, twin = load_config(done.path), load_config(done.dense)
+        its = json.loads((done.path.parent / "prediction.json").read_text())
+        assert its["predicted"]["params"] == params_of(config.model)
+        assert its["dense"]["params"] == params_of(twin.model)
+        width = {name: getattr(twin.model, name) for name in ("d_model", "n_layers", "d_ff")}
+        assert width == {name: shapes()[shape][name] for name in width}
+        built.add(shape)
+    assert {"llama-60m", "llama-250m", "llama-350m", "llama-1b", "llama-3b", "llama-7b"} <= built
+    assert refused < 2 * len(shapes()) - len(built)
+
+
+def test_the_dense_twin_differs_in_the_model_alone(tmp_path):
+    record = ended(job(SPACE.candidate({**POINT, "rebalance": "params"}), "trial-4"), 3.05)
+    done = export(FOUND, record, tmp_path)
+    config, twin = load_config(done.path), load_config(done.dense)
+    assert done.dense == tmp_path / "export" / "target" / "dense" / "train.yaml"
+    assert twin.model == SPACE.target.model
+    assert config.model.d_ff > twin.model.d_ff
+    assert twin.change(model=config.model) == config
+
+
+def test_several_picks_lie_in_a_folder_each_beside_one_dense_twin(tmp_path, call):
+    shutil.copytree(PROSE, tmp_path / "prose")
+    code, said, _ = call("export", tmp_path / "prose", "--pick", "knee,loss", "--pick", "2")
+    place, found = tmp_path / "prose" / "export" / "target", {}
+    assert code == 0
+    assert sorted(path.name for path in place.iterdir()) == ["README.md", "dense", "slurm.sh", "trial-2", "trial-4", "trial-6"]
+    for run, word in (("trial-4", "knee"), ("trial-6", "loss"), ("trial-2", "2")):
+        assert f"{run}, {word} (" in said
+        found[run] = json.loads((place / run / "prediction.json").read_text())
+        assert found[run]["evidence"]["run"] == run
+        assert f"from {run} of" in (place / run / "train.yaml").read_text().splitlines()[0]
+    assert found["trial-4"]["dense"] == found["trial-2"]["dense"]
+    assert "replaced" not in said
+    assert said.count("dense twin:") == 1
+
+
+def test_two_words_for_one_run_are_one_folder(tmp_path):
+    assert {words: record.run for words, record in picks(FOUND, ["0,trial-0"]).items()} == {"0, trial-0": "trial-0"}
+
+
+def test_what_another_run_has_left_is_named_when_it_is_replaced(tmp_path):
+    path = export(FOUND, FOUND.records[1], tmp_path).path
+    assert export(FOUND, FOUND.records[1], tmp_path).replaced == ()
+    assert export(FOUND, FOUND.records[1], tmp_path, assumed=Assumed(0.3)).replaced == ()
+    (line,) = export(FOUND, RECORD, tmp_path).replaced
+    assert line == f"replaced {path}, which was: Exported by lpanas from trial-1 of the study 'tiny'"
+    path.write_text(path.read_text().replace("evals: 100", "evals: 7"))
+    (path.parent / "train").mkdir()
+    (line,) = export(FOUND, RECORD, tmp_path).replaced
+    assert line.startswith(f"replaced {path}, which was of the same run, with other keys; {path.parent / 'train'} holds a")
+    path.write_text("mine: 1\n")
+    assert "which was not exported by lpanas" in export(FOUND, RECORD, tmp_path).replaced[0]
+    assert load_config(path).evals == 100
+
+
+def test_a_listed_placement_is_carried_with_the_bands_that_it_was_listed_in(tmp_path):
+    listed = Listed.parse({"ranks": {"attention": ["dense", "1/4", "3/8"]}, "rebalance": "params"}, "listed")
+    space = tiny_space("proxy.model.n_layers=3", "target.model.n_layers=6")
+    record = ended(job(space.listed(listed), "trial-4").change(listed=listed), 3.05)
+    done = export(Results(space, [*arm_records(space, 3.0), record], []), record, tmp_path, "llama-35m")
+    model = load_config(done.path).model
+    assert model.placement == Placement.parse("0-1 dense; 2-3 attention=1/4; 4-5 attention=3/8", 6)
+    assert model.d_ff > load_config(done.dense).model.d_ff
+    assert "layer l of 6 is in band floor(3 l / 6) of 3" in done.path.read_text()
+
+
+def test_of_many_kinds_of_matrices_the_first_are_named_and_the_rest_counted(tmp_path):
+    ranks = [f"{n}/16" for n in range(1, 7)]
+    listed = Listed.parse({"ranks": {"attention": ranks}}, "listed")
+    space = tiny_space("proxy.model.n_layers=6", "target.model.n_layers=6")
+    record = ended(job(space.listed(listed), "trial-4").change(listed=listed), 3.05)
+    text = export(Results(space, [record], []), record, tmp_path).path.read_text()
+    # the head, and of six ranks an A and a B each, and two sizes of the dense FFN: 15, of which 12 are named
+    assert "and 3 more kinds of matrices" in text
+    assert text.count("layer 0: q,k,v,o 1/16") == 1
+    assert load_config(tmp_path / "export" / "target" / "train.yaml").model == record.target
+
+
+def test_a_line_in_the_terminal_names_what_was_replaced(tmp_path, call):
+    shutil.copytree(PROSE, tmp_path / "prose")
+    assert "replaced" not in call("export", tmp_path / "prose")[1]
+    said = call("export", tmp_path / "prose", "--pick", "2")[1].replace("\n", "")
+    assert "which was: Exported by lpanas from trial-4 of the study 'prose'" in said
+    assert "replaced" not in call("export", tmp_path / "prose", "--pick", "2", "--target", "llama-9m")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--pick", "knee,77"), "--pick 77: no such run"),
+        (("--pick", "knee,"), "--pick : no such run"),
+        (("--mfu", "0"), "--mfu: expected a share of the peak above 0"),
+        (("--mfu", "40"), "--mfu: expected a share of the peak above 0 and at most 1, found 40"),
+        (("--peak-tflops", "nan"), "--peak-tflops: expected TFLOP/s above 0"),
+        (("--target", "llama-9b"), "--target: unknown shape 'llama-9b'"),
+        (("--pick", "0,1", "--target", "cpu-64"), "--target cpu-64: placement: rank 64"),
+    ],
+)
+def test_a_mistake_is_a_line_and_nothing_is_written(tmp_path, call, words, line):
+    shutil.copytree(PROSE, tmp_path / "prose")
+    code, out, error = call("export", tmp_path / "prose", *words)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert line in error
+    assert not (tmp_path / "prose" / "export").exists()
+
+
+def test_the_readme_starts_every_file_and_the_slurm_script_is_bash(tmp_path, call):
+    export(FOUND, FOUND.records[1], tmp_path)
+    place = export(FOUND, RECORD, tmp_path, apart=True).path.parents[1]
+    said = (place / "README.md").read_text()
+    for name in ("train.yaml", "trial-4/train.yaml", "dense/train.yaml"):
+        assert f"    lpanas train {name}\n" in said
+        assert load_config(place / name)
+        assert call("show", place / name)[0] == 0
+    assert "    torchrun --nproc-per-node N --no-python lpanas train train.yaml\n" in said
+    assert "    sbatch --nodes 2 slurm.sh train.yaml\n" in said
+    for folder in (place, place / "trial-4"):
+        its = json.loads((folder / "prediction.json").read_text())["predicted"]
+        assert f"| {its['params']:,} | {its['flops_per_token']:,} | {its['flops']:.4g} |" in said
+    subprocess.run([shutil.which("bash"), "-n", str(place / "slurm.sh")], check=True)
+    sourced = [line for line in (place / "slurm.sh").read_text().splitlines() if line.lstrip().startswith(("source ", ". "))]
+    assert not sourced
+
+
+def test_torchrun_reads_the_words_that_the_slurm_script_starts_it_with(tmp_path):
+    script = export(FOUND, RECORD, tmp_path).path.parent / "slurm.sh"
+    for name, text in (("scontrol", 'printf "node7\\nnode8\\n"'), ("srun", 'printf "%s\\0" "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "77",
+        "SLURM_GPUS_ON_NODE": "8",
+    }
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
+
+    def run(*words):
+        return subprocess.run([shutil.which("bash"), str(script), *words], env=environment, capture_output=True, text=True)
+
+    torchrun, *words = run("a folder/train.yaml", "--out", "here").stdout.rstrip("\0").split("\0")
+    read = torch_run.parse_args(words)
+    assert torchrun == "torchrun"
+    assert (read.nnodes, read.nproc_per_node, read.rdzv_endpoint, read.rdzv_id) == ("2", "8", "node7:29400", "77")
+    assert (read.no_python, read.training_script) == (True, "lpanas")
+    assert read.training_script_args == ["train", "a folder/train.yaml", "--out", "here"]
+    assert typer.main.get_command(app).commands["train"].make_context("train", read.training_script_args[1:])
+    assert "expected a train.yaml" in run().stderr

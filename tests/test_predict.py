@@ -1,0 +1,77 @@
+"""What a training would take, worked out a second time."""
+
+import json
+import math
+
+import pytest
+import torch
+from lpanas.lpa.config import UserError, parse_yaml
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.train import TrainConfig
+from lpanas.search.export import export
+from lpanas.search.predict import Assumed, predict
+from lpanas.search.results import Results
+from making import arm_records, tiny_space
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+SPACE = tiny_space()
+FOUND = Results(SPACE, arm_records(SPACE, 3.0, 3.1, 3.2, 3.3), [])
+
+
+def counted_flops(config: TrainConfig) -> float:
+    """Training FLOPs a token as torch counts them in one microbatch."""
+    model = build(config.model, torch.device("cpu"), 0)
+    tokens = torch.zeros(2, config.model.context, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.loss(tokens, tokens).backward()
+    return counter.get_total_flops() / tokens.numel()
+
+
+@pytest.mark.parametrize("arm", range(4))
+def test_the_file_beside_a_config_foretells_what_the_built_model_says(tmp_path, arm):
+    path = export(FOUND, FOUND.records[arm], tmp_path, assumed=Assumed(0.5, 200.0)).path
+    found = json.loads((path.parent / "prediction.json").read_text())
+    assert found["assumed"] == {"mfu": 0.5, "peak_tflops": 200.0}
+    for key, place in (("predicted", path), ("dense", path.parent / "dense" / "train.yaml")):
+        its, config = found[key], TrainConfig.parse(parse_yaml(place.read_text(), "x"), "x")
+        with torch.device("meta"):
+            params = sum(one.numel() for one in Decoder(config.model).parameters())
+        flops, steps = counted_flops(config), math.ceil(config.tokens / (8 * 32))
+        assert its["params"] == params
+        assert its["flops_per_token"] == flops
+        assert (its["steps"], its["tokens"], its["flops"]) == (steps, steps * 256, steps * 256 * flops)
+        assert its["step_seconds"] == pytest.approx(flops * 256 / 100e12, rel=1e-12)
+        assert its["gpu_hours"] == pytest.approx(steps * its["step_seconds"] / 3600, rel=1e-12)
+        assert its["memory_bytes"] == its["state_bytes"] + its["activation_bytes"]
+        assert 16 * params < its["state_bytes"] < 18 * params
+
+
+def test_time_is_the_flops_over_what_a_gpu_is_assumed_to_do(tmp_path):
+    config = TrainConfig.parse(parse_yaml(export(FOUND, FOUND.records[0], tmp_path).path.read_text(), "x"), "x")
+    usual = predict(config, Assumed())
+    assert usual.gpu_hours == pytest.approx(usual.flops / (0.4 * 989e12) / 3600)
+    assert predict(config, Assumed(0.2, 989.0)).gpu_hours == pytest.approx(2 * usual.gpu_hours)
+
+
+def test_the_prediction_stands_in_the_files_head_with_its_assumptions(tmp_path):
+    path = export(FOUND, FOUND.records[1], tmp_path).path
+    its = json.loads((path.parent / "prediction.json").read_text())
+    head = " ".join(line.strip("# ") for line in path.read_text().split("\nmodel:")[0].splitlines())
+    mine, dense = its["predicted"], its["dense"]
+    assert f"params: {mine['params']:,} (dense {dense['params']:,}; x {mine['params'] / dense['params']:.3f})" in head
+    assert f"training FLOPs in all: {mine['flops']:.4g} (dense {dense['flops']:.4g}" in head
+    assert "assumed: 0.4 of a GPU's peak of 989 TFLOP/s (H100 SXM" in head
+    assert "lower bound" in head
+
+
+@pytest.mark.parametrize("mfu", [0.0, -1.0, 1.01, math.nan, math.inf])
+def test_a_utilisation_that_no_gpu_has_is_a_mistake(mfu):
+    with pytest.raises(UserError, match=r"--mfu: expected a share of the peak above 0 and at most 1"):
+        Assumed(mfu).check()
+
+
+@pytest.mark.parametrize("peak", [0.0, -989.0, math.nan, math.inf])
+def test_a_peak_that_no_gpu_has_is_a_mistake(peak):
+    with pytest.raises(UserError, match=r"--peak-tflops: expected TFLOP/s above 0"):
+        Assumed(0.4, peak).check()

@@ -179,12 +179,20 @@ def _head(plan: Planned, its: Forecast, twin: str) -> str:
             *_wrapped([f"Placement {where}: {its.placement}."], ""),
             f"Its dense twin: {twin}. README.md says how to start both.",
             "Evidence:",
-            *_wrapped(words(its.evidence)),
+            *_wrapped([*words(its.evidence), *_minded(plan, its)]),
             f"Predicted ({PREDICTION}), before anything is trained:",
             *_wrapped(lines(its.predicted, its.dense, its.assumed, its.microbatch)),
             "What decided each key stands above it.",
         ]
     )
+
+
+def _minded(plan: Planned, its: Forecast) -> list[str]:
+    """What does not hold of this target."""
+    if plan.shape:
+        return [f"The target that the ladder speaks of is the space's, not {plan.shape}."] if its.evidence.ladder else []
+    broken = plan.space.broken(plan.space.costs(plan.config.model))
+    return [f"Above the limits of the space: {', '.join(broken)}."] if broken else []
 
 
 def _wrapped(said: Sequence[str], indent: str = "  ") -> list[str]:

@@ -70,8 +70,8 @@ def _table(place: Path) -> str:
     head = "| config | params | FLOPs a token | FLOPs in all | GiB a GPU | s a step, one GPU | GPU hours | assumed |"
     table = "\n".join([head, f"|{' --- |' * 8}", *rows, *dense])
     return (
-        f"{table}\n\nBy formula, before anything is trained. Times are assumptions: a share of a GPU's peak, the same for all, "
-        f"of which low-rank layers reach less.\n\n" + "\n".join(notes)
+        f"{table}\n\nBy formula, before anything is trained. Times are assumptions: a share of a GPU's peak, the same for\n"
+        "all, of which low-rank layers reach less.\n\n" + "\n".join(notes)
     )
 
 

@@ -258,6 +258,24 @@ def test_of_many_kinds_of_matrices_the_first_are_named_and_the_rest_counted(tmp_
     assert load_config(tmp_path / "export" / "target" / "train.yaml").model == record.target
 
 
+def test_a_run_above_the_limits_of_the_space_is_said_to_be(tmp_path):
+    space = tiny_space("limits={params: 0.8 x dense}")
+    found = Results(space, arm_records(space, 3.0, 3.1, 3.2, 3.3), [])
+    heads = [export(found, record, tmp_path).path.read_text() for record in found.records]
+    assert ["Above the limits of the space: params." in head for head in heads] == [not one.feasible for one in found.records]
+    assert {one.feasible for one in found.records} == {True, False}
+
+
+def test_the_defaults_of_the_command_line_are_those_of_the_prediction(tmp_path, call):
+    shutil.copytree(PROSE, tmp_path / "prose")
+    assert call("export", tmp_path / "prose")[0] == 0
+    its = json.loads((tmp_path / "prose" / "export" / "target" / "prediction.json").read_text())
+    assert its["assumed"] == {"mfu": 0.4, "peak_tflops": 989.0}
+    said = " ".join(call("export", "--help")[1].replace("│", " ").split())
+    assert "0.4 is assumed" in said
+    assert "989 is assumed" in said
+
+
 def test_a_line_in_the_terminal_names_what_was_replaced(tmp_path, call):
     shutil.copytree(PROSE, tmp_path / "prose")
     assert "replaced" not in call("export", tmp_path / "prose")[1]
@@ -328,3 +346,16 @@ def test_torchrun_reads_the_words_that_the_slurm_script_starts_it_with(tmp_path)
     assert read.training_script_args == ["train", "a folder/train.yaml", "--out", "here"]
     assert typer.main.get_command(app).commands["train"].make_context("train", read.training_script_args[1:])
     assert "expected a train.yaml" in run().stderr
+
+
+def test_every_one_of_several_picks_gets_its_hugging_face_folder_where_that_is_asked_for(tmp_path, call):
+    shutil.copytree(PROSE, tmp_path / "prose")
+    code, said, _ = call("export", tmp_path / "prose", "--pick", "knee,loss", "--to", "native,hf")
+    place = tmp_path / "prose" / "export" / "target"
+    assert code == 0
+    for run in ("trial-4", "trial-6"):
+        config = json.loads((place / run / "hf" / "config.json").read_text())
+        assert config["hidden_size"] == load_config(place / run / "train.yaml").model.d_model
+        assert str(place / run / "hf") in "".join(said.split())
+    code, _, error = call("export", "--checkpoint", tmp_path, "--to", "hf", "--pick", "loss")
+    assert (code, error) == (2, "lpanas: --pick: does not go with --checkpoint\n")

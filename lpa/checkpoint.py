@@ -52,7 +52,7 @@ def save(path: Path, fingerprint: str, reached: Reached, model: Decoder, adamw: 
 
 def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> Reached:
     """Put a saved state into a model and its optimizer; how far it has come. Raises UserError for another config's."""
-    state = _read(path, fingerprint, next(model.parameters()).device)
+    state = read(path, fingerprint, next(model.parameters()).device)
     model.load_state_dict(state["model"])
     adamw.load_state_dict(state["optimizer"])
     return _reached(state)
@@ -60,59 +60,33 @@ def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW)
 
 def reached(path: Path, fingerprint: str) -> Reached:
     """How far a saved state has come. Raises UserError for another config's."""
-    return _reached(_read(path, fingerprint, torch.device("meta")))
+    return _reached(read(path, fingerprint, torch.device("meta")))
 
 
 def weights(path: Path) -> dict[str, Tensor]:
     """The model's state in a checkpoint of any config, on the CPU. Raises UserError."""
-    return _read(path, None, torch.device("cpu"))["model"]
-
-
-class Keeper:
-    """The checkpoint of a training, in one place; nothing without a path."""
-
-    def __init__(
-        self, path: Path | None, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW, *, spare: bool = False
-    ) -> None:
-        """`spare`: the training is worth more than its checkpoint: one that cannot be written is left out."""
-        self.path, self.fingerprint, self.model, self.adamw, self.spare = path, fingerprint, model, adamw, spare
-        self.saved = 0
-        """Steps that the file has behind it."""
-
-    def load(self) -> Reached:
-        """Put what is there into the model and its optimizer. Raises UserError for another config's."""
-        if self.path is None or not self.path.exists():
-            return Reached()
-        found = load(self.path, self.fingerprint, self.model, self.adamw)
-        self.saved = found.step
-        return found
-
-    def save(self, reached: Reached) -> None:
-        """Write it, unless it is there. Raises OSError, but for a spare one."""
-        if self.path is None or reached.step == self.saved:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            save(self.path, self.fingerprint, reached, self.model, self.adamw)
-        except OSError:
-            if not self.spare:
-                raise
-        else:
-            self.saved = reached.step
+    return read(path, None, torch.device("cpu"))["model"]
 
 
 def _reached(state: dict[str, Any]) -> Reached:
     return Reached(state["step"], state["curve"], state["pending"])
 
 
-def _read(path: Path, fingerprint: str | None, device: torch.device) -> dict[str, Any]:
-    """fingerprint: None for any."""
+def read(path: Path, fingerprint: str | None, device: torch.device, *, mmap: bool = False) -> dict[str, Any]:
+    """All that a file holds. fingerprint: None for any. mmap: a tensor is read when it is used. Raises UserError when it cannot
+    be read, or is another config's."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, OSError, KeyError, UnpicklingError) as error:
         raise UserError(f"{path}: not a checkpoint that can be read: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(state, dict) or "fingerprint" not in state:
         raise UserError(f"{path}: not a checkpoint that can be read: it holds something else")
-    if fingerprint is not None and state["fingerprint"] != fingerprint:
-        raise UserError(f"{path}: a checkpoint of another config or of other data; give another --out or remove it")
+    if fingerprint is not None:
+        check_fingerprint(path, state["fingerprint"], fingerprint)
     return state
+
+
+def check_fingerprint(path: Path, found: object, expected: str) -> None:
+    """Raises UserError for another config's."""
+    if found != expected:
+        raise UserError(f"{path}: a checkpoint of another config or of other data; give another --out or remove it")

@@ -37,7 +37,7 @@ def scaled(config: ModelConfig, width: int) -> ModelConfig:
 def coordinates(config: TrainConfig, shards: Shards, widths: Sequence[int], steps: int) -> list[Coordinate]:
     """Train the config's model at several widths for a few steps at its full learning rate, chosen at the first width, under
     both rules (tied embeddings have one); the scale of every activation after that (Yang et al., arXiv 2203.03466,
-    appendix D)."""
+    appendix D). Raises DivergedError."""
     rows: list[Coordinate] = []
     for rule in ("uniform",) if config.model.tie_embeddings else ("mup", "uniform"):
         for width in widths:

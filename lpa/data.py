@@ -30,15 +30,16 @@ def check_fits(shards: Shards, config: DataConfig, tokens: int, model: ModelConf
 
 
 class Batches:
-    """Training batches: windows of context + 1 tokens, in an order drawn anew for every epoch from (seed, epoch)."""
+    """Training batches: windows of context + 1 tokens, in an order drawn anew for every epoch from (seed, epoch). part: which
+    sequences of each are read, where a process reads its own alone."""
 
-    def __init__(self, tokens: np.ndarray, context: int, batch_size: int, seed: int) -> None:
-        self.tokens, self.context, self.batch_size, self.seed = tokens, context, batch_size, seed
+    def __init__(self, tokens: np.ndarray, context: int, batch_size: int, seed: int, part: slice = slice(None)) -> None:
+        self.tokens, self.context, self.batch_size, self.seed, self.part = tokens, context, batch_size, seed, part
         self.n_windows = (len(tokens) - 1) // context
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of a step, each (batch, context) int64; a pure function of (seed, step)."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)[self.part]
         order = [_order(self.seed, place // self.n_windows, self.n_windows)[place % self.n_windows] for place in places]
         return windows(self.tokens, np.array(order) * self.context, self.context)
 

@@ -15,11 +15,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from . import checkpoint
-from .checkpoint import Curve, Keeper, Reached
+from . import keeper as keeping
+from .checkpoint import Curve, Reached
 from .config import Config, Count, UserError, dump_yaml
 from .data import Batches, DataConfig, Shards, valid_batches
+from .distributed import ALONE, World
 from .files import replace_text
+from .keeper import Keeper
 from .model import Decoder, ModelConfig, build
 from .optim import OptimConfig, optimizer, schedule, set_rate
 
@@ -112,7 +114,11 @@ class DivergedError(Exception):
 
 
 def train(
-    config: TrainConfig, shards: Shards, out: Path | None = None, only_at: Collection[int] | None = None
+    config: TrainConfig,
+    shards: Shards,
+    out: Path | None = None,
+    only_at: Collection[int] | None = None,
+    world: World = ALONE,
 ) -> Generator[Progress]:
     """Train a model from its config, one yield a step. With `out`, the config, metrics and checkpoints go there, and what a
     checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
@@ -120,24 +126,30 @@ def train(
     only_at: steps; with them the folder serves to go on from and for nothing else: it gets a checkpoint after these steps, no
     config and no metrics, and a checkpoint that cannot be written (the disk is full) is left out.
 
+    world: the processes that train together. All take the same steps of the same batches, and end the iterator at the same one.
+
     Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data.
     """
     device = config.resolve_device()
-    model = build(config.model, device, config.seed)
+    model = world.shard(build(config.model, device, config.seed), is_bfloat16(config, device))
     adamw = optimizer(model, config.optim)
-    keeper = Keeper(out and out / CHECKPOINT, config.fingerprint(shards.content), model, adamw, spare=only_at is not None)
-    begun = keeper.load()
+    spare, fingerprint = only_at is not None, config.fingerprint(shards.content)
+    keeper = Keeper(out and out / CHECKPOINT, fingerprint, model, adamw, spare=spare, world=world)
+    with world.together():
+        begun = keeper.load()
     done, curve, losses = begun.step, begun.curve, list(begun.pending)
-    metrics = Metrics(out if only_at is None else None, done)
-    if out is not None and only_at is None:
-        replace_text(out / CONFIG, dump_yaml(config))
-    batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
+    told = out if world.is_first and not spare else None
+    metrics = Metrics(told, done)
+    if told is not None:
+        replace_text(told / CONFIG, dump_yaml(config))
+    part = world.part(config.batch_size)
+    batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed, part)
     due = _eval_steps(config)
     started = time.perf_counter()
     try:
         for number in range(done, config.steps):
             share = schedule(config.optim, number, config.steps)
-            losses.append(step(model, adamw, batches(number), config, number, share))
+            losses.append(step(model, adamw, batches(number), config, number, share, world))
             done = number + 1
 
             train_loss = valid_loss = test_loss = None
@@ -145,10 +157,10 @@ def train(
                 train_loss = _finite(torch.stack(losses).mean().item(), "training", done)
                 losses.clear()
             if done in due:
-                valid_loss = _finite(evaluate(model, shards, "valid", config), "validation", done)
+                valid_loss = _finite(evaluate(model, shards, "valid", config, world), "validation", done)
                 curve = (*curve, (done * config.batch_tokens, valid_loss))
             if config.test and done == config.steps:
-                test_loss = _finite(evaluate(model, shards, "test", config), "test", done)
+                test_loss = _finite(evaluate(model, shards, "test", config, world), "test", done)
             seconds = time.perf_counter() - started
             progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve, test_loss)
             metrics.write(progress)
@@ -158,24 +170,33 @@ def train(
     except GeneratorExit:
         keeper.save(Reached(done, curve, losses))
         raise
+    finally:
+        keeper.finish()
 
 
 def reached(out: Path, config: TrainConfig, shards: Shards) -> Reached:
     """How far a checkpoint in `out` has come. Raises UserError when it is another config's, or on other data."""
-    path = out / CHECKPOINT
-    return checkpoint.reached(path, config.fingerprint(shards.content)) if path.exists() else Reached()
+    return keeping.reached(out / CHECKPOINT, config.fingerprint(shards.content))
 
 
 def step(
-    model: Decoder, adamw: torch.optim.AdamW, batch: tuple[Tensor, Tensor], config: TrainConfig, number: int, share: float
+    model: Decoder,
+    adamw: torch.optim.AdamW,
+    batch: tuple[Tensor, Tensor],
+    config: TrainConfig,
+    number: int,
+    share: float,
+    world: World = ALONE,
 ) -> Tensor:
-    """One step, from a batch to new weights; the batch's mean loss. batch: inputs and targets, (batch, context) each; number:
-    the step's, 0-based; share: of the peak rate. What is dropped out is a function of (seed, number), too."""
+    """One step, from a batch to new weights; the batch's mean loss. batch: inputs and targets, (batch, context) each, of which
+    a process of many has its own part; number: the step's, 0-based; share: of the peak rate. What is dropped out is a function
+    of (seed, number) and of the process, too. Raises DivergedError in every process before any weight is changed."""
     if config.model.dropout:
-        torch.manual_seed(_step_seed(config.seed, number))
+        torch.manual_seed(_step_seed(config.seed, number, world.rank))
     device = next(model.parameters()).device
     inputs, targets = (half.to(device, non_blocking=True) for half in batch)
-    loss = accumulate(model, inputs, targets, config)
+    loss = world.mean(accumulate(model, inputs, targets, config))
+    _finite(loss.item(), "training", number + 1)
     update(model, adamw, config, share)
     return loss
 
@@ -191,30 +212,35 @@ def update(model: Decoder, adamw: torch.optim.AdamW, config: TrainConfig, share:
 
 def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
     """Add one batch's gradient, microbatch by microbatch; the batch's mean loss. inputs, targets: (batch, context)."""
-    size = config.microbatch or config.batch_size
+    whole = len(inputs)
+    size = min(config.microbatch or whole, whole)
     total = torch.zeros((), device=inputs.device)
-    for first in range(0, config.batch_size, size):
+    for first in range(0, whole, size):
         with autocast(config, inputs.device):
             loss = model.loss(inputs[first : first + size], targets[first : first + size])
-        loss = loss * (size / config.batch_size)
+        loss = loss * (size / whole)
         loss.backward()
         total += loss.detach()
     return total
 
 
 @torch.no_grad()
-def evaluate(model: Decoder, shards: Shards, split: str, config: TrainConfig) -> float:
-    """Mean loss in nats a token over the fixed windows of a split."""
+def evaluate(model: Decoder, shards: Shards, split: str, config: TrainConfig, world: World = ALONE) -> float:
+    """Mean loss in nats a token over the fixed windows of a split; many processes share them."""
     device = next(model.parameters()).device
-    total, count = torch.zeros((), device=device, dtype=torch.float64), 0
+    total, tokens = torch.zeros((), device=device, dtype=torch.float64), 0
     model.eval()
-    size = config.microbatch or config.batch_size
-    for inputs, targets in valid_batches(shards.split(split), config.model.context, config.data.valid_tokens, size):
+    share = config.batch_size // world.size
+    size = min(config.microbatch or share, share)
+    batches = valid_batches(shards.split(split), config.model.context, config.data.valid_tokens, size)
+    for (inputs, targets), counts in world.deal(batches):
         with autocast(config, device):
-            total += model.loss(inputs.to(device), targets.to(device)) * targets.numel()
-        count += targets.numel()
+            loss = model.loss(inputs.to(device), targets.to(device)) * targets.numel()
+        if counts:
+            total += loss
+            tokens += targets.numel()
     model.train()
-    return total.item() / count
+    return world.total(total).item() / world.total(torch.tensor(tokens, device=device)).item()
 
 
 def is_bfloat16(config: TrainConfig, device: torch.device) -> bool:
@@ -267,8 +293,9 @@ def _keeps(config: TrainConfig, step: int) -> bool:
     return step % config.checkpoint_every == 0 or step == config.steps
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:dropout".encode()).digest()[:7], "big")
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    whose = f":{rank}" if rank else ""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:dropout{whose}".encode()).digest()[:7], "big")
 
 
 def _finite(loss: float, what: str, step: int) -> float:

@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext, suppress
-from itertools import chain, islice
+from contextlib import ExitStack, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from ..lpa.config import UserError, one_line
-from .interrupt import Interrupt
 
 if TYPE_CHECKING:
     from .calls import Begin, Where
@@ -29,8 +28,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Where does low rank belong in a Transformer?",
 )
-
-STOPPING = "stopping at the end of this step; once more: at once, without a checkpoint"
 
 
 def _folder(word: str) -> Path:
@@ -248,34 +245,11 @@ def train(
     settings: Settings = None,
 ) -> None:
     """Train a model; the same command goes on where it stopped. Results go to `train` beside CONFIG or to --out."""
-    from ..lpa import train as training
-    from ..lpa.data import check_fits
-    from ..lpa.prepare import open_shards
-    from . import folder, preparing, terminal
-    from .presets import load_config
+    from . import training
 
-    loaded = load_config(config, settings or [])
-    with preparing.progress() as watch_data:
-        shards = open_shards(loaded.data, watch_data)
-    check_fits(shards, loaded.data, loaded.steps * loaded.batch_tokens, loaded.model)
-    epochs = loaded.tokens / shards.tokens["train"]
-    if epochs > 1.5:
-        typer.echo(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", err=True)
-    place = folder.check_folder(out or config.parent / "train", training.METRICS)
-    done = training.reached(place, loaded, shards).step
-    with folder.held(place), Interrupt(STOPPING) as interrupt, closing(training.train(loaded, shards, place)) as run:
-        try:
-            for progress in islice(run, steps):
-                done = progress.step
-                terminal.print_progress(progress, loaded.steps)
-                if interrupt.signal:
-                    break
-        except training.DivergedError as error:
-            typer.echo(f"lpanas: training diverged: {error}; a lower optim.lr may help", err=True)
-            raise typer.Exit(1) from None
-    terminal.console.print(f"{done:,} of {loaded.steps:,} steps done: {place / training.CHECKPOINT}", markup=False)
-    if interrupt.signal:
-        raise typer.Exit(128 + interrupt.signal)
+    code = training.train(config, out, steps, settings or [])
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -53,6 +53,7 @@ def _draw_coordinates(space: Space, page: Path) -> None:
     from ..lpa.coordinates import coordinates
     from ..lpa.data import check_fits
     from ..lpa.prepare import open_shards
+    from ..lpa.train import DivergedError
     from . import preparing
     from .coordinate_figures import coordinates_figure
 
@@ -60,7 +61,10 @@ def _draw_coordinates(space: Space, page: Path) -> None:
     with preparing.progress() as watch_data:
         shards = open_shards(proxy.data, watch_data)
     check_fits(shards, proxy.data, steps * proxy.batch_tokens, proxy.model)
-    rows = coordinates(proxy, shards, [proxy.model.d_model * 2**power for power in range(4)], steps)
+    try:
+        rows = coordinates(proxy, shards, [proxy.model.d_model * 2**power for power in range(4)], steps)
+    except DivergedError as error:
+        raise UserError(f"--coordinates: {error}; a lower optim.lr may help") from None
     try:
         coordinates_figure(rows).write_html(page)
     except OSError as error:

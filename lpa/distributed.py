@@ -1,0 +1,161 @@
+"""Many processes, one training: who they are, what each of them reads, and what they agree on."""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .config import UserError
+from .model import Decoder
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for another's word: one prepares the data while the others wait (assumption)."""
+
+
+class SharedMistakeError(UserError):
+    """A mistake that one process has found and all of them know of."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training; alone when nothing else is said."""
+
+    rank: int = 0
+    """This process's, 0-based."""
+    size: int = 1
+    """Processes."""
+    local_rank: int = 0
+    """Among those of this machine."""
+    control: dist.ProcessGroup | None = None
+    """What words go over: gloo."""
+    storage: dist.ProcessGroup | None = None
+    """What checkpoints are agreed on over, in a thread of their own, whose messages must not cross the others'."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def check(self, batch_size: int, microbatch: int | None, device: torch.device) -> None:
+        """Raises UserError when a batch does not divide among the processes, or there are too few GPUs."""
+        share, left = divmod(batch_size, self.size)
+        if left:
+            raise UserError(f"batch_size: {batch_size} sequences do not divide among {self.size} processes")
+        if microbatch and share % min(microbatch, share):
+            raise UserError(f"microbatch: {microbatch} does not divide the {share} sequences of each of {self.size} processes")
+        if device.type == "cuda" and self.local_rank >= (gpus := torch.cuda.device_count()):
+            raise UserError(f"device: more processes than the {gpus} GPUs of this machine")
+
+    def part(self, batch_size: int) -> slice:
+        """Which sequences of a batch this process reads."""
+        share = batch_size // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """Over the processes."""
+        return self.total(loss) / self.size if self.size > 1 else loss
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def deal(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+        """One item of every `size` for this process, and whether it counts: where the last are fewer than the processes, some
+        do the last one again for nothing, as a model in shards needs all of them to run."""
+        rest = iter(items)
+        while group := list(islice(rest, self.size)):
+            yield group[min(self.rank, len(group) - 1)], self.rank < len(group)
+
+    def largest(self, number: int) -> int:
+        """Over the processes."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX, self.control)
+        return int(value)
+
+    def first_says(self, value: T) -> T:
+        """What the first process has; the others' may be a little older, as on a shared disk."""
+        if self.size == 1:
+            return value
+        said = [value]
+        dist.broadcast_object_list(said, 0, self.control)
+        return said[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            dist.barrier(self.control)
+
+    def first_then_others(self, call: Callable[[], T]) -> T:
+        """What a call gives, made by one process of each machine before the others: what it leaves on disk, they find."""
+        if self.local_rank:
+            self.wait()
+            return call()
+        try:
+            return call()
+        finally:
+            self.wait()
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """A mistake (UserError) of one process in this block is everybody's: SharedMistakeError at its end. Alone: as it is."""
+        if self.size == 1:
+            yield
+            return
+        mistake, found = None, [None] * self.size
+        try:
+            yield
+        except UserError as error:
+            mistake = str(error)
+        dist.all_gather_object(found, mistake, self.control)
+        if texts := [text for text in found if text is not None]:
+            raise SharedMistakeError(texts[0])
+
+    def shard(self, model: Decoder, bfloat16: bool) -> Decoder:
+        """The model, of which every process keeps a part (FSDP2): its weights, gradients and moments, block by block. bfloat16:
+        the blocks compute in it; weights are kept, and gradients averaged, in float32."""
+        if self.size == 1:
+            return model
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # half a second that a single process saves
+
+        kinds = (torch.bfloat16, torch.float32) if bfloat16 else (None, None)
+        policy = MixedPrecisionPolicy(*kinds, cast_forward_inputs=False)  # the rotary angles stay float32
+        mesh = dist.init_device_mesh(next(model.parameters()).device.type, (self.size,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        return model
+
+
+ALONE = World()
+
+
+@contextmanager
+def joined() -> Generator[World]:
+    """The processes that torchrun has started together with this one, or this one alone."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
+    if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
+        yield ALONE
+        return
+    rank, size, local_rank = (int(os.environ[name]) for name in names[:3])
+    if local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    control, storage = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
+    assert isinstance(control, dist.ProcessGroup)
+    assert isinstance(storage, dist.ProcessGroup)
+    yield World(rank, size, local_rank, control, storage)
+    dist.destroy_process_group()  # not after an error: the others may be gone, and the group's end waits for them

@@ -1,0 +1,94 @@
+"""The checkpoint of a training: a file by a single process, folders by many, and each goes on from either."""
+
+from pathlib import Path
+
+import torch
+
+from . import checkpoint, sharded
+from .checkpoint import Reached
+from .distributed import ALONE, World
+from .model import Decoder
+
+
+class Keeper:
+    """The checkpoint of a training, in one place; nothing without a path."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        fingerprint: str,
+        model: Decoder,
+        adamw: torch.optim.AdamW,
+        *,
+        spare: bool = False,
+        world: World = ALONE,
+    ) -> None:
+        """path: of the file; folders stand beside it. `spare`: the training is worth more than its checkpoint: one that
+        cannot be written is left out."""
+        self.path, self.fingerprint, self.model, self.adamw = path, fingerprint, model, adamw
+        self.spare, self.world = spare, world
+        self.writer = sharded.Writer(path.parent, fingerprint, model, adamw, world) if path and world.size > 1 else None
+        self.saved = 0
+        """Steps that the checkpoint has behind it."""
+
+    def load(self) -> Reached:
+        """Put what has come furthest into the model and its optimizer. Raises UserError for another config's."""
+        if self.path is None:
+            return Reached()
+        if self.world.is_first:
+            sharded.forget_drafts(self.path.parent)
+        with self.world.together():
+            found = newest(self.path, self.fingerprint)
+        found = self.world.first_says(found)
+        if found is None:
+            return Reached()
+        if found != self.path:
+            reached = sharded.load(found, self.fingerprint, self.model, self.adamw, self.world)
+        elif self.world.size > 1:
+            reached = sharded.load_file(found, self.fingerprint, self.model, self.adamw)
+        else:
+            reached = checkpoint.load(found, self.fingerprint, self.model, self.adamw)
+        self.saved = reached.step
+        return reached
+
+    def save(self, reached: Reached) -> None:
+        """Write it, unless it is there; many processes do so while they go on. Raises OSError, but for a spare one."""
+        if self.path is None or reached.step == self.saved:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.writer is None:
+                checkpoint.save(self.path, self.fingerprint, reached, self.model, self.adamw)
+            else:
+                self.writer.finish()
+                self.writer.begin(reached)
+        except OSError:
+            if not self.spare:
+                raise
+        else:
+            self.saved = reached.step
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises OSError, but for a spare one."""
+        try:
+            if self.writer is not None:
+                self.writer.finish()
+        except OSError:
+            if not self.spare:
+                raise
+
+
+def newest(path: Path, fingerprint: str) -> Path | None:
+    """The file at `path` or the folder beside it, whichever has come further. Raises UserError for another config's file."""
+    there = sharded.folders(path.parent)
+    if not there or not path.exists():
+        return there[-1] if there else path if path.exists() else None
+    return path if checkpoint.reached(path, fingerprint).step >= sharded.step_of(there[-1]) else there[-1]
+
+
+def reached(path: Path, fingerprint: str) -> Reached:
+    """How far the checkpoint has come. Raises UserError when it is another config's, or on other data."""
+    found = newest(path, fingerprint)
+    if found is None:
+        return Reached()
+    return (checkpoint if found == path else sharded).reached(found, fingerprint)

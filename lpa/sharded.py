@@ -1,0 +1,169 @@
+"""Save and resume by many processes: a folder to which each writes its part, there whole or not at all, and which any number
+of processes reads (torch.distributed.checkpoint)."""
+
+import json
+import os
+import re
+import shutil
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import Reached, check_fingerprint, read
+from .config import UserError, one_line
+from .distributed import World
+from .files import replace_text
+from .model import Decoder
+
+KEPT = 2
+"""Folders; the older ones go."""
+REACHED = "reached.json"
+
+
+def folders(out: Path) -> list[Path]:
+    """The whole ones, the one that has come furthest last."""
+    return sorted(path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{9}", path.name))
+
+
+def place_of(out: Path, step: int) -> Path:
+    """Where the folder of a step stands."""
+    return out / f"checkpoint-{step:09}"
+
+
+def step_of(folder: Path) -> int:
+    """Steps that a folder has behind it."""
+    return int(folder.name.rpartition("-")[2])
+
+
+def forget_drafts(out: Path) -> None:
+    """Remove what processes that were killed have left half written."""
+    for draft in out.glob("checkpoint-*.draft"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def reached(folder: Path, fingerprint: str) -> Reached:
+    """How far a folder has come. Raises UserError when it is another config's or cannot be read."""
+    try:
+        row = json.loads((folder / REACHED).read_text(encoding="utf-8"))
+        curve = tuple((int(tokens), float(loss)) for tokens, loss in row["curve"])
+        found = Reached(row["step"], curve, [torch.tensor(loss) for loss in row["pending"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: not a checkpoint that can be read: {one_line(error)}") from None
+    check_fingerprint(folder, row.get("fingerprint"), fingerprint)
+    return found
+
+
+def load(folder: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW, world: World) -> Reached:
+    """Put a folder's state into a model and its optimizer, whatever the number of processes that wrote it. Raises UserError."""
+    import torch.distributed.checkpoint as dcp
+
+    with world.together():
+        found = reached(folder, fingerprint)
+    alone = world.size == 1
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be
+            dcp.load(tensors(model, adamw), checkpoint_id=folder, process_group=world.storage, no_dist=alone)
+    except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"{folder}: not a checkpoint that can be read: {one_line(error)[:120]}") from None
+    return _on_device(found, model)
+
+
+def load_file(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> Reached:
+    """Put the file of a single process into a model in shards and its optimizer. Raises UserError."""
+    state = read(path, fingerprint, torch.device("cpu"), mmap=True)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    into = tensors(model, adamw)
+    parameters = [parameter for group in adamw.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters):
+        name = names[parameter]
+        _put(into[f"model.{name}"], state["model"][name])
+        for key, value in state["optimizer"]["state"][number].items():
+            _put(into[f"{key}.{name}"], value)
+    return _on_device(Reached(state["step"], state["curve"], state["pending"]), model)
+
+
+def tensors(model: Decoder, adamw: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Every weight and every moment by name; moments are made where there has been no step yet."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        moments = adamw.state[parameter]
+        if not moments:
+            moments["step"] = torch.zeros((), device=parameter.device)
+            moments |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        found[f"model.{name}"] = parameter.detach()
+        found |= {f"{key}.{name}": value for key, value in moments.items()}
+    return found
+
+
+class Writer:
+    """Writes folders while the training goes on, one at a time."""
+
+    def __init__(self, out: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW, world: World) -> None:
+        self.out, self.fingerprint, self.model, self.adamw, self.world = out, fingerprint, model, adamw, world
+        self.thread = ThreadPoolExecutor(1)
+        self.pending: Future[None] | None = None
+
+    def begin(self, reached: Reached) -> None:
+        """Copy the state and let it be written; all processes call this. The one before must have been finished."""
+        import torch.distributed.checkpoint as dcp
+
+        draft = place_of(self.out, reached.step).with_suffix(".draft")
+        state = tensors(self.model, self.adamw)
+        written = dcp.async_save(state, checkpoint_id=draft, process_group=self.world.storage)
+        assert isinstance(written, Future)
+        row = {"fingerprint": self.fingerprint, "step": reached.step, "curve": reached.curve}
+        row |= {"pending": [loss.item() for loss in reached.pending]}
+        self.pending = self.thread.submit(self._end, written, draft, json.dumps(row))
+
+    def finish(self) -> None:
+        """Wait for the one that is being written. Raises OSError when it could not be."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
+
+    def _end(self, written: Future[Any], draft: Path, row: str) -> None:
+        """All have written their parts: the first process makes the draft the checkpoint."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        try:
+            written.result()
+        except CheckpointException as error:  # not an Exception
+            raise OSError(f"{draft}: cannot be written: {one_line(error)[:200]}") from None
+        if self.world.is_first:
+            replace_text(draft / REACHED, row)
+            folder = draft.with_suffix("")
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
+            _sync(self.out)
+            for old in folders(self.out)[:-KEPT]:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """So that a rename outlives a crash of the machine."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _on_device(found: Reached, model: nn.Module) -> Reached:
+    device = next(model.parameters()).device
+    return Reached(found.step, found.curve, [loss.to(device) for loss in found.pending])
+
+
+@torch.no_grad()
+def _put(target: Tensor, whole: Tensor) -> None:
+    """Copy a tensor, or this process's part of it."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    whole = whole.to(target.device)
+    if isinstance(target, DTensor):
+        whole = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=None)  # nothing is sent
+    target.copy_(whole)

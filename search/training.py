@@ -1,0 +1,77 @@
+"""What `train` does, in one process or in each of many that torchrun has started."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, nullcontext
+from itertools import islice
+from pathlib import Path
+
+from ..lpa import train as training
+from ..lpa.data import check_fits
+from ..lpa.distributed import SharedMistakeError, World, joined
+from ..lpa.prepare import open_shards
+from ..lpa.sharded import place_of
+from ..lpa.shards import Shards
+from ..lpa.sources import unwatched
+from ..lpa.train import DivergedError, TrainConfig
+from . import folder, preparing, terminal
+from .interrupt import Interrupt
+from .presets import load_config
+
+STOPPING = "stopping at the end of this step; once more: at once, without a checkpoint"
+
+
+def train(config: Path, out: Path | None, steps: int | None, settings: Sequence[str]) -> int:
+    """Train by a config's file, `steps` more steps or all that are left; the exit code. Raises UserError."""
+    with joined() as world:
+        try:
+            return _train(config, out or config.parent / "train", steps, settings, world)
+        except SharedMistakeError as mistake:
+            return _end(str(mistake), 2, world)
+        except DivergedError as error:
+            return _end(f"training diverged: {error}; a lower optim.lr may help", 1, world)
+
+
+def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], world: World) -> int:
+    with world.together():
+        config = load_config(path, settings)
+        world.check(config.batch_size, config.microbatch, config.resolve_device())
+    with world.together():
+        shards = world.first_then_others(lambda: _shards(config, world))
+    with world.together():
+        check_fits(shards, config.data, config.steps * config.batch_tokens, config.model)
+        place = folder.check_folder(out, training.METRICS)
+        done = training.reached(place, config, shards).step
+    with ExitStack() as stack:
+        with world.together():
+            if world.is_first:
+                stack.enter_context(folder.held(place))
+        interrupt = stack.enter_context(Interrupt(STOPPING if world.is_first else ""))
+        heard = 0
+        for progress in islice(stack.enter_context(closing(training.train(config, shards, place, world=world))), steps):
+            done = progress.step
+            if world.is_first:
+                terminal.print_progress(progress, config.steps)
+            if heard := world.largest(interrupt.signal):  # all end at the same step
+                break
+    if world.is_first:
+        kept = place_of(place, done) if world.size > 1 else place / training.CHECKPOINT
+        terminal.console.print(f"{done:,} of {config.steps:,} steps done: {kept}", markup=False)
+    return 128 + heard if heard else 0
+
+
+def _shards(config: TrainConfig, world: World) -> Shards:
+    with preparing.progress() if world.is_first else nullcontext(unwatched) as watch_data:
+        shards = open_shards(config.data, watch_data)
+    epochs = config.tokens / shards.tokens["train"]
+    if epochs > 1.5 and world.is_first:
+        print(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", file=sys.stderr)
+    return shards
+
+
+def _end(text: str, code: int, world: World) -> int:
+    """Say it once; no process ends before it is said, as torchrun ends the others then."""
+    if world.is_first:
+        print(f"lpanas: {text}", file=sys.stderr, flush=True)
+    world.wait()
+    return code

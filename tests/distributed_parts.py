@@ -1,0 +1,90 @@
+"""What test_distributed.py runs in each of two processes, by torchrun: the parts of a step that a whole training hides."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+from lpanas.lpa.config import UserError, parse_yaml
+from lpanas.lpa.distributed import SharedMistakeError, joined
+from lpanas.lpa.model import build
+from lpanas.lpa.optim import OptimConfig, optimizer
+from lpanas.lpa.sharded import tensors
+from lpanas.lpa.train import DivergedError, TrainConfig, accumulate, step
+
+MODEL = "{vocab_size: 32, d_model: 8, d_ff: 12, n_layers: 2, n_heads: 2, context: 4, tie_embeddings: true}"
+CONFIG = TrainConfig.parse(
+    parse_yaml(f"model: {MODEL}\noptim: {{lr: 0.1, lr_rule: uniform}}\ntokens: 64\nbatch_size: 4\ndevice: cpu", "c"), "c"
+)
+
+
+def mistake_on_the_second(world) -> None:
+    with world.together():
+        if world.rank == 1:
+            raise UserError("only here")
+
+
+def what_one_finds_all_hear_of(world) -> None:
+    with pytest.raises(SharedMistakeError, match=r"^only here$"):
+        mistake_on_the_second(world)
+    assert world.largest(world.rank * 15) == 15
+    assert list(world.deal("abcde")) == [("ab"[world.rank], True), ("cd"[world.rank], True), ("e", world.rank == 0)]
+
+
+def a_loss_that_one_finds_not_finite_changes_no_weight_anywhere(world) -> None:
+    model = build(CONFIG.model.change(tie_embeddings=False), torch.device("cpu"), 0)
+    with torch.no_grad():
+        model.embedding.weight[5] = torch.nan  # a token that the second process alone reads
+    model = world.shard(model, False)
+    adamw = optimizer(model, CONFIG.optim)
+    before = [parameter.to_local().clone() for parameter in model.parameters()]
+    tokens = torch.full((2, 4), 5 if world.rank else 4)
+    with pytest.raises(DivergedError, match=r"^the training loss was nan at step 7$"):
+        step(model, adamw, (tokens, tokens), CONFIG, 6, 1.0, world)
+    after = [parameter.to_local() for parameter in model.parameters()]
+    assert all(torch.equal(*pair) or pair[0].isnan().any() for pair in zip(before, after, strict=True))
+    assert not adamw.state
+
+
+def gradients_are_those_of_one_process(world) -> None:
+    """With tied embeddings, microbatches, and a bias that has fewer rows than there are processes."""
+    config = CONFIG.change(microbatch=1, model=CONFIG.model.change(head_bias=True))
+    stream = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randint(32, (2, 4, 4), generator=stream)
+    alone = build(config.model, torch.device("cpu"), 0)
+    loss = accumulate(alone, inputs, targets, config.change(microbatch=None))
+    model = world.shard(build(config.model, torch.device("cpu"), 0), False)
+    part = world.part(4)
+    shared = world.mean(accumulate(model, inputs[part], targets[part], config))
+    torch.testing.assert_close(shared, loss)
+    for (name, one), (other_name, other) in zip(alone.named_parameters(), model.named_parameters(), strict=True):
+        assert name == other_name
+        assert other.grad.to_local().numel() < one.numel()
+        torch.testing.assert_close(other.grad.full_tensor(), one.grad)
+
+
+def bfloat16_keeps_float32_weights_and_gradients(world) -> None:
+    config = CONFIG.change(precision="bfloat16")
+    model = world.shard(build(config.model, torch.device("cpu"), 0), True)
+    adamw = optimizer(model, OptimConfig(lr=0.1, lr_rule="uniform"))
+    exact = accumulate(
+        build(config.model, torch.device("cpu"), 0), torch.arange(8).view(2, 4), torch.arange(8).view(2, 4), CONFIG
+    )
+    rounded = accumulate(model, torch.arange(8).view(2, 4), torch.arange(8).view(2, 4), config)
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+    adamw.step()
+    assert {value.dtype for value in tensors(model, adamw).values()} == {torch.float32}
+
+
+if __name__ == "__main__":
+    with joined() as world:
+        for check in (
+            what_one_finds_all_hear_of,
+            a_loss_that_one_finds_not_finite_changes_no_weight_anywhere,
+            gradients_are_those_of_one_process,
+            bfloat16_keeps_float32_weights_and_gradients,
+        ):
+            check(world)
+            dist.barrier()
+            print(f"{check.__name__} {os.environ['RANK']}", flush=True)

@@ -1,0 +1,216 @@
+"""Trainings by real torchrun, 2 and 3 processes on a CPU, against one process."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import islice, pairwise
+from pathlib import Path
+
+import distributed_parts
+import pytest
+import torch
+from lpanas.lpa.config import UserError, dump_yaml
+from lpanas.lpa.distributed import World
+from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.optim import OptimConfig
+from lpanas.lpa.train import TrainConfig, reached, train
+
+SECONDS = 150
+"""After which a call has failed; one takes ten or so, most of them imports."""
+
+
+@contextmanager
+def launched(processes: int, *words: object, restarts: int = 0) -> Generator[subprocess.Popen[str]]:
+    """`torchrun ...`, which has ended, with all of its processes, when the block has."""
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*agent, f"--max-restarts={restarts}", *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment) as it:
+        try:
+            yield it
+        finally:
+            workers = children(it.pid)
+            if it.poll() is None:
+                for process in (*workers, it.pid):
+                    os.kill(process, signal.SIGKILL)
+    assert not [process for process in workers if Path(f"/proc/{process}").exists()]
+
+
+def children(process: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def torchrun(processes: int, *words: object) -> tuple[int, str]:
+    """Exit code and all that was printed."""
+    with launched(processes, *words) as it:
+        text, _ = it.communicate(timeout=SECONDS)
+        return it.returncode, text
+
+
+def lpanas_train(path: Path, out: Path, *words: object) -> tuple[object, ...]:
+    return "--no-python", Path(sys.executable).with_name("lpanas"), "train", path, "--out", out, *words
+
+
+@pytest.fixture(scope="module")
+def config(tiny: ModelConfig, pages: object) -> TrainConfig:
+    """Twelve steps of six sequences, with low rank, silu, dropout nowhere, and matrices whose rows three do not divide."""
+    model = ModelConfig.parse(tiny.model_dump() | {"placement": "0 q,k=1/4; 1 down=1/4", "factor_activation": "silu"}, "model")
+    optim = OptimConfig(lr=1e-2, weight_decay=0.1, clip=0.5)
+    steps = {"tokens": 12 * 6 * 16, "evals": 3, "log_every": 1, "checkpoint_every": 2}
+    return TrainConfig(model=model, data=pages, optim=optim, batch_size=6, device="cpu", **steps)
+
+
+@pytest.fixture(scope="module")
+def path(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("config") / "train.yaml"
+    file.write_text(dump_yaml(config))
+    return file
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, without the clock."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
+def same(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    """The same figures at the same steps: losses within 1e-5 of each other."""
+    assert [row.keys() for row in found] == [row.keys() for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(config: TrainConfig, shards: object, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """What one process tells of all twelve steps."""
+    out = tmp_path_factory.mktemp("alone")
+    list(train(config, shards, out))
+    return rows(out)
+
+
+@pytest.fixture(scope="module")
+def half(path: Path, shards: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two processes that have done seven of the steps, the last of them past a checkpoint of its own accord."""
+    out = tmp_path_factory.mktemp("two") / "out"
+    code, text = torchrun(2, *lpanas_train(path, out, "--steps", 7))
+    assert code == 0, text
+    assert text.count("step 7 of 12") == 1  # one process prints
+    return out
+
+
+def test_two_processes_have_the_losses_of_one_and_keep_two_checkpoints(half: Path, alone: list[dict[str, float]]) -> None:
+    same(rows(half), alone[:7])
+    kept = ["checkpoint-000000006", "checkpoint-000000007"]
+    assert sorted(path.name for path in half.iterdir()) == [".lock", *kept, "config.yaml", "metrics.jsonl"]
+
+
+def test_one_process_goes_on_from_the_checkpoint_of_two(
+    half: Path, alone: list[dict[str, float]], config: TrainConfig, shards: object, tmp_path: Path
+) -> None:
+    out = shutil.copytree(half, tmp_path / "out")
+    (out / "checkpoint-000000009.draft").mkdir()
+    assert reached(out, config, shards).step == 7
+    assert [row.step for row in train(config, shards, out)] == [8, 9, 10, 11, 12]
+    same(rows(out), alone)
+    assert not list(out.glob("*.draft"))
+    assert reached(out, config, shards).step == 12
+    with pytest.raises(UserError, match=r"^[^\n]*a checkpoint of another config[^\n]*$"):
+        reached(half, config.change(seed=1), shards)
+
+
+@pytest.mark.parametrize("file", ["reached.json", ".metadata", "__1_0.distcp"])
+def test_a_damaged_folder_is_a_mistake_in_one_line(
+    file: str, half: Path, config: TrainConfig, shards: object, tmp_path: Path
+) -> None:
+    out = shutil.copytree(half, tmp_path / "out")
+    damaged = out / "checkpoint-000000007" / file
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"^[^\n]*checkpoint-000000007: not a checkpoint that can be read[^\n]*$"):
+        next(train(config, shards, out))
+
+
+def test_three_processes_go_on_from_the_checkpoint_of_two(
+    half: Path, alone: list[dict[str, float]], path: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(half, tmp_path / "out")
+    code, text = torchrun(3, *lpanas_train(path, out))
+    assert code == 0, text
+    assert "step 7 " not in text
+    same(rows(out), alone)
+
+
+def test_two_processes_go_on_from_the_checkpoint_of_one(
+    alone: list[dict[str, float]], config: TrainConfig, shards: object, path: Path, tmp_path: Path
+) -> None:
+    steps = train(config, shards, tmp_path / "out")
+    list(islice(steps, 5))
+    steps.close()
+    code, text = torchrun(2, *lpanas_train(path, tmp_path / "out", "--set", "microbatch=1"))
+    assert code == 0, text
+    assert "step 5 " not in text
+    same(rows(tmp_path / "out"), alone)
+
+
+def test_processes_that_do_not_divide_the_batch_say_so_once_and_end(path: Path, tmp_path: Path) -> None:
+    code, text = torchrun(2, *lpanas_train(path, tmp_path / "out", "--set", "batch_size=5"))
+    assert code != 0
+    assert text.count("lpanas: ") == text.count("lpanas: batch_size: 5 sequences do not divide among 2 processes\n") == 1
+    assert "exitcode  : 2" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "microbatch", "mistake"),
+    [(4, 6, None, "batch_size: 6 sequences"), (2, 6, 2, "microbatch: 2 does not divide the 3"), (2, 6, 3, ""), (6, 6, 3, "")],
+)
+def test_each_process_takes_whole_microbatches(size: int, batch: int, microbatch: int | None, mistake: str) -> None:
+    device = torch.device("cpu")
+    if mistake:
+        with pytest.raises(UserError, match=mistake):
+            World(size=size).check(batch, microbatch, device)
+        return
+    World(size=size).check(batch, microbatch, device)
+    parts = [range(batch)[World(rank, size).part(batch)] for rank in range(size)]
+    assert [number for part in parts for number in part] == list(range(batch))
+
+
+def test_the_parts_of_a_step_on_two_processes() -> None:
+    code, text = torchrun(2, distributed_parts.__file__)
+    assert code == 0, text
+    assert text.count("gradients_are_those_of_one_process") == 2
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_from_its_last_checkpoint_when_a_process_is_killed(
+    config: TrainConfig, shards: object, tmp_path: Path
+) -> None:
+    longer, out, path = config.change(tokens=150 * 6 * 16, checkpoint_every=10), tmp_path / "out", tmp_path / "train.yaml"
+    path.write_text(dump_yaml(longer))
+    list(train(longer, shards, tmp_path / "alone"))
+    with launched(2, *lpanas_train(path, out), restarts=1) as agent:
+        until = time.monotonic() + SECONDS
+        while not list(out.glob("checkpoint-*0")):
+            assert agent.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        first = int((out / ".lock").read_text())
+        (other,) = set(children(agent.pid)) - {first}
+        os.kill(other, signal.SIGKILL)
+        text, _ = agent.communicate(timeout=SECONDS)
+        assert agent.returncode == 0, text
+    same(rows(out), rows(tmp_path / "alone"))
+    told = [int(line.split()[1]) for line in text.splitlines() if line.startswith("step ")]
+    (again,) = [number for number, (one, other) in enumerate(pairwise(told), 1) if other != one + 1]
+    assert told[again] % 10 == 1  # the step after a checkpoint
+    assert told[again] > 1
+    assert told[again - 1] - told[again] < 20

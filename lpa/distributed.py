@@ -1,16 +1,19 @@
 """Many processes, one training: who they are, what each of them reads, and what they agree on."""
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from .config import UserError
 from .model import Decoder
@@ -19,6 +22,9 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for another's word: one prepares the data while the others wait (assumption)."""
+
+MEETING_SECONDS = 1800
+"""How long the processes wait for each other at the start (torch's own default)."""
 
 
 class SharedMistakeError(UserError):
@@ -153,9 +159,42 @@ def joined() -> Generator[World]:
     rank, size, local_rank = (int(os.environ[name]) for name in names[:3])
     if local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store = next(rendezvous("env://"))[0]
+    store = dist.PrefixStore(_attempt(store, rank, size), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     control, storage = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
     assert isinstance(control, dist.ProcessGroup)
     assert isinstance(storage, dist.ProcessGroup)
     yield World(rank, size, local_rank, control, storage)
     dist.destroy_process_group()  # not after an error: the others may be gone, and the group's end waits for them
+
+
+def _attempt(store: dist.Store, rank: int, size: int) -> str:
+    """A name that only these processes know, agreed on with the first of them.
+
+    torchrun keeps one store through its restarts, with the addresses of processes that are dead; torch 2.13 connects to those
+    and waits. TORCHELASTIC_RESTART_COUNT does not tell attempts apart, as machines count their own failures alone.
+    """
+    mine, until = uuid4().hex, time.monotonic() + MEETING_SECONDS
+    missing = set(range(1, size)) if rank == 0 else {rank}
+    store.set(f"here {rank}", mine)
+    while missing:
+        for other in sorted(missing):
+            here, named, heard = (_said(store, f"{word} {other}") for word in ("here", "named", "heard"))
+            if rank == 0 and heard == mine:
+                missing.discard(other)
+            elif rank == 0 and here:
+                store.set(f"named {other}", f"{here} {mine}")  # what is here may be a dead one's: it does not answer
+            elif rank and named.startswith(mine):
+                mine = named.split()[1]
+                store.set(f"heard {rank}", mine)
+                missing.clear()
+        if time.monotonic() > until:
+            raise TimeoutError(f"process {rank} of {size} waited in vain for {sorted(missing)}")
+        time.sleep(0.02)
+    return mine
+
+
+def _said(store: dist.Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PlainSerializer, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import Config, Count
 from .linear import FactorActivation, LowRankLinear, saves, torch_default_
@@ -221,8 +222,16 @@ class Block(nn.Module):
         self.ffn_norm = _norm(config)
         self.ffn = FeedForward(config, layer)
         self.dropout = nn.Dropout(config.dropout)
+        self.recomputes = False
+        """Whether the backward pass computes the activations again, which then take no memory in between."""
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.recomputes and torch.is_grad_enabled():
+            return checkpoint(self.compute, x, angles, use_reentrant=False)
+        return self.compute(x, angles)
+
+    def compute(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """What forward gives."""
         if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_norm(x), angles))
             return x + self.dropout(self.ffn(self.ffn_norm(x)))

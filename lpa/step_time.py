@@ -6,9 +6,8 @@ from itertools import pairwise
 
 import torch
 
-from .model import build
 from .optim import optimizer
-from .train import TrainConfig, accumulate, update
+from .train import TrainConfig, accumulate, fresh, update
 
 WARMUP = 3
 """Steps before the first that counts (assumption): kernels are chosen, memory is taken, AdamW's moments are made."""
@@ -27,7 +26,7 @@ class Stepper:
         micro = config.microbatch or config.batch_size
         self.config, self.microbatches = config.change(batch_size=micro), config.batch_size // micro
         self.device = config.resolve_device()
-        self.model = build(config.model, self.device, config.seed)
+        self.model = fresh(config, self.device)
         self.adamw = optimizer(self.model, config.optim)
         stream = torch.Generator().manual_seed(config.seed)
         shape = (2, micro, config.model.context)

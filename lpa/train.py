@@ -22,7 +22,7 @@ from .data import Batches, DataConfig, Shards, valid_batches
 from .distributed import ALONE, World
 from .files import replace_text
 from .keeper import Keeper
-from .model import Decoder, ModelConfig, build
+from .model import Block, Decoder, ModelConfig, build
 from .optim import OptimConfig, optimizer, schedule, set_rate
 
 CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.yaml"
@@ -40,6 +40,8 @@ class TrainConfig(Config):
     """Sequences a step."""
     microbatch: Annotated[int, Field(gt=0)] | None = None
     """Sequences in one forward pass (gradients are accumulated over them); batch_size when left out."""
+    activation_checkpointing: bool = False
+    """A block's activations are computed again in the backward pass: less memory, about a third more FLOPs, the same bits."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the initial weights and of the order of the batches."""
     evals: Annotated[int, Field(gt=0)] = 8
@@ -78,7 +80,7 @@ class TrainConfig(Config):
     def fingerprint(self, content: str) -> str:
         """A hash of everything that decides the result: the data's content, and all fields but those that say how it is
         watched and how much of a batch is in memory at a time (which moves the last bits alone)."""
-        others = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch", "test"}
+        others = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch", "test", "activation_checkpointing"}
         return hashlib.sha256(f"{content} {self.model_dump_json(exclude=others)}".encode()).hexdigest()[:16]
 
     def resolve_device(self) -> torch.device:
@@ -131,7 +133,7 @@ def train(
     Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data.
     """
     device = config.resolve_device()
-    model = world.shard(build(config.model, device, config.seed), is_bfloat16(config, device))
+    model = world.shard(fresh(config, device), is_bfloat16(config, device))
     adamw = optimizer(model, config.optim)
     spare, fingerprint = only_at is not None, config.fingerprint(shards.content)
     keeper = Keeper(out and out / CHECKPOINT, fingerprint, model, adamw, spare=spare, world=world)
@@ -172,6 +174,15 @@ def train(
         raise
     finally:
         keeper.finish()
+
+
+def fresh(config: TrainConfig, device: torch.device) -> Decoder:
+    """The model that a training starts with."""
+    model = build(config.model, device, config.seed)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        block.recomputes = config.activation_checkpointing
+    return model
 
 
 def reached(out: Path, config: TrainConfig, shards: Shards) -> Reached:

@@ -10,7 +10,7 @@ from lpanas.lpa.distributed import SharedMistakeError, joined
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.sharded import tensors
-from lpanas.lpa.train import DivergedError, TrainConfig, accumulate, step
+from lpanas.lpa.train import DivergedError, TrainConfig, accumulate, fresh, step
 
 MODEL = "{vocab_size: 32, d_model: 8, d_ff: 12, n_layers: 2, n_heads: 2, context: 4, tie_embeddings: true}"
 CONFIG = TrainConfig.parse(
@@ -47,13 +47,13 @@ def a_loss_that_one_finds_not_finite_changes_no_weight_anywhere(world) -> None:
 
 
 def gradients_are_those_of_one_process(world) -> None:
-    """With tied embeddings, microbatches, and a bias that has fewer rows than there are processes."""
+    """With tied embeddings, microbatches, activations computed again, and a bias in the head."""
     config = CONFIG.change(microbatch=1, model=CONFIG.model.change(head_bias=True))
     stream = torch.Generator().manual_seed(1)
     inputs, targets = torch.randint(32, (2, 4, 4), generator=stream)
     alone = build(config.model, torch.device("cpu"), 0)
     loss = accumulate(alone, inputs, targets, config.change(microbatch=None))
-    model = world.shard(build(config.model, torch.device("cpu"), 0), False)
+    model = world.shard(fresh(config.change(activation_checkpointing=True), torch.device("cpu")), False)
     part = world.part(4)
     shared = world.mean(accumulate(model, inputs[part], targets[part], config))
     torch.testing.assert_close(shared, loss)

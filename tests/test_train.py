@@ -15,7 +15,8 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
 from lpanas.lpa.model import ModelConfig, build
 from lpanas.lpa.optim import OptimConfig, schedule
-from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, is_bfloat16, reached, train
+from lpanas.lpa.placement import Placement
+from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, fresh, is_bfloat16, reached, train
 
 Rows = list[dict[str, Any]]
 
@@ -172,6 +173,40 @@ def test_accumulation_follows_the_whole_batch(microbatch: int, config: TrainConf
     parts = run(config.change(microbatch=microbatch), shards)
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
     assert parts[-1].valid_loss_nats == pytest.approx(whole[-1].valid_loss_nats, abs=1e-5)
+
+
+def test_activation_checkpointing_gives_the_same_bits(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    config = config.change(model=config.model.change(dropout=0.2))
+    run(config, shards, tmp_path / "kept")
+    steps = train(config, shards, tmp_path / "again")
+    list(islice(steps, 5))
+    steps.close()
+    run(config.change(activation_checkpointing=True), shards, tmp_path / "again")
+    assert same_end(tmp_path / "kept", tmp_path / "again")
+    assert metrics(tmp_path / "kept") == metrics(tmp_path / "again")
+
+
+def saved(config: TrainConfig, layers: int, again: bool) -> int:
+    """Numbers that a forward pass of 4 sequences keeps for the backward pass, the weights left out."""
+    model = config.model.change(n_layers=layers, placement=Placement.from_bands(layers, [{}]))
+    decoder = fresh(config.change(model=model, activation_checkpointing=again), torch.device("cpu"))
+    weights, found = {parameter.data_ptr() for parameter in decoder.parameters()}, dict[int, torch.Tensor]()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            found[tensor.data_ptr()] = tensor
+        return tensor
+
+    tokens = torch.zeros(4, 16, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        decoder.loss(tokens, tokens)
+    return sum(tensor.numel() for tensor in found.values())
+
+
+def test_activation_checkpointing_keeps_no_more_of_a_block_than_its_input(config: TrainConfig) -> None:
+    inputs = 3 * 4 * 16 * 16  # of three layers more: sequences, tokens, width
+    assert saved(config, 4, True) - saved(config, 1, True) <= inputs
+    assert saved(config, 4, False) - saved(config, 1, False) > 8 * inputs
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])

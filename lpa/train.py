@@ -2,12 +2,9 @@
 
 import contextlib
 import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Collection, Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,16 +13,18 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from . import keeper as keeping
-from .checkpoint import Curve, Reached
+from .checkpoint import Reached
 from .config import Config, Count, UserError, dump_yaml
+from .cost import flops_per_token
 from .data import Batches, DataConfig, Shards, valid_batches
 from .distributed import ALONE, World
 from .files import replace_text
 from .keeper import Keeper
+from .metrics import Metrics, Progress, Speed, peak_flops
 from .model import Block, Decoder, ModelConfig, build
 from .optim import OptimConfig, optimizer, schedule, set_rate
 
-CHECKPOINT, METRICS, CONFIG = "checkpoint.pt", "metrics.jsonl", "config.yaml"
+CHECKPOINT, CONFIG = "checkpoint.pt", "config.yaml"
 
 
 class TrainConfig(Config):
@@ -91,26 +90,6 @@ class TrainConfig(Config):
         return torch.device("cuda" if there and self.device != "cpu" else "cpu")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A training after one more step."""
-
-    step: int
-    """Steps done."""
-    tokens: int
-    """Tokens trained on."""
-    train_loss_nats: float | None
-    """Mean over the steps since the last log line, at log lines."""
-    valid_loss_nats: float | None
-    """At evaluations."""
-    seconds: float
-    """Spent in this call so far."""
-    curve: Curve = ()
-    """Of every evaluation so far, those of earlier calls included."""
-    test_loss_nats: float | None = None
-    """At the end, where the config asks for it."""
-
-
 class DivergedError(Exception):
     """The loss is no longer a finite number."""
 
@@ -141,7 +120,7 @@ def train(
         begun = keeper.load()
     done, curve, losses = begun.step, begun.curve, list(begun.pending)
     told = out if world.is_first and not spare else None
-    metrics = Metrics(told, done)
+    metrics = Metrics(told, done, speed(config, device, world.size, done))
     if told is not None:
         replace_text(told / CONFIG, dump_yaml(config))
     part = world.part(config.batch_size)
@@ -183,6 +162,12 @@ def fresh(config: TrainConfig, device: torch.device) -> Decoder:
         assert isinstance(block, Block)
         block.recomputes = config.activation_checkpointing
     return model
+
+
+def speed(config: TrainConfig, device: torch.device, processes: int, done: int) -> Speed:
+    """What tells a training's speed, from `done` steps on."""
+    peak = peak_flops(device) if is_bfloat16(config, device) else None
+    return Speed(flops_per_token(config.model), peak and peak * processes, done * config.batch_tokens)
 
 
 def reached(out: Path, config: TrainConfig, shards: Shards) -> Reached:
@@ -265,34 +250,6 @@ def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractCo
     """bfloat16 autocast, or nothing."""
     wanted = is_bfloat16(config, device)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-class Metrics:
-    """metrics.jsonl: a line a logged step; lines past the checkpoint that a run goes on from are dropped."""
-
-    def __init__(self, out: Path | None, done: int) -> None:
-        self.path = None if out is None else out / METRICS
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
-        replace_text(self.path, "".join(line + "\n" for line in kept))
-
-    def _lines(self) -> list[str]:
-        """The whole lines that an earlier call has left (a killed one may leave a torn last line)."""
-        assert self.path is not None
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        return text[: text.rfind("\n") + 1].splitlines()
-
-    def write(self, progress: Progress) -> None:
-        """Append a step, if it has a loss to tell."""
-        if self.path is None or (progress.train_loss_nats is None and progress.valid_loss_nats is None):
-            return
-        row = {name: value for name, value in vars(progress).items() if value is not None and name != "curve"}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def _eval_steps(config: TrainConfig) -> set[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..lpa import train as training
 from ..lpa.data import check_fits
 from ..lpa.distributed import SharedMistakeError, World, joined
+from ..lpa.metrics import METRICS
 from ..lpa.prepare import open_shards
 from ..lpa.sharded import place_of
 from ..lpa.shards import Shards
@@ -40,7 +41,7 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], wo
         shards = world.first_then_others(lambda: _shards(config, world))
     with world.together():
         check_fits(shards, config.data, config.steps * config.batch_tokens, config.model)
-        place = folder.check_folder(out, training.METRICS)
+        place = folder.check_folder(out, METRICS)
         done = training.reached(place, config, shards).step
     with ExitStack() as stack:
         with world.together():

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
+from lpanas.lpa.metrics import Speed, named_peak
 from lpanas.lpa.model import ModelConfig, build
 from lpanas.lpa.optim import OptimConfig, schedule
 from lpanas.lpa.placement import Placement
 from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, fresh, is_bfloat16, reached, train
 
 Rows = list[dict[str, Any]]
+CLOCK = ("seconds", "tokens_per_second")
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +40,7 @@ def run(config: TrainConfig, shards: Shards, out: Path | None = None) -> list[Pr
 def metrics(out: Path) -> Rows:
     """The lines of metrics.jsonl, without the clock."""
     rows: Rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
 
 
 def state(out: Path) -> dict[str, Any]:
@@ -184,6 +186,24 @@ def test_activation_checkpointing_gives_the_same_bits(config: TrainConfig, shard
     run(config.change(activation_checkpointing=True), shards, tmp_path / "again")
     assert same_end(tmp_path / "kept", tmp_path / "again")
     assert metrics(tmp_path / "kept") == metrics(tmp_path / "again")
+
+
+def test_a_log_line_tells_the_speed_since_the_one_before(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    run(config.change(log_every=5, evals=1), shards, tmp_path)
+    told = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    ends = [(0, 0.0), *((row["tokens"], row["seconds"]) for row in told)]
+    rates = [(after[0] - before[0]) / (after[1] - before[1]) for before, after in pairwise(ends)]
+    assert [row["tokens_per_second"] for row in told] == pytest.approx(rates)
+    assert not any("mfu" in row for row in told)  # a CPU has no peak that is known
+
+
+def test_mfu_is_the_models_flops_a_second_over_the_devices() -> None:
+    speed = Speed(flops_per_token=6 * 10**9, peak_flops=8 * 989e12, tokens=1000)
+    found = speed.since(1000 + 10**6, 2.0)
+    assert found == {"tokens_per_second": 5e5, "mfu": pytest.approx(3e15 / 7.912e15)}
+    assert speed.since(1000 + 2 * 10**6, 3.0)["tokens_per_second"] == 1e6
+    names = ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB", "Something")
+    assert [named_peak(name) for name in names] == [989e12, 756e12, 312e12, None]
 
 
 def saved(config: TrainConfig, layers: int, again: bool) -> int:

@@ -1,0 +1,106 @@
+"""What a training tells as it goes: its progress, its speed, and the file of both."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoint import Curve
+from .files import replace_text
+
+METRICS = "metrics.jsonl"
+
+PEAKS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""FLOPs a second of dense bfloat16 matmuls, by how the GPU's name begins, the longer name first (the maker's data sheets)."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """FLOPs a second that a device promises in bfloat16; None where that is not known."""
+    if device.type != "cuda":
+        return None
+    return named_peak(torch.cuda.get_device_name(device))
+
+
+def named_peak(name: str) -> float | None:
+    """Of a GPU by its name."""
+    return next((peak for start, peak in PEAKS.items() if name.startswith(start)), None)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A training after one more step."""
+
+    step: int
+    """Steps done."""
+    tokens: int
+    """Tokens trained on."""
+    train_loss_nats: float | None
+    """Mean over the steps since the last log line, at log lines."""
+    valid_loss_nats: float | None
+    """At evaluations."""
+    seconds: float
+    """Spent in this call so far."""
+    curve: Curve = ()
+    """Of every evaluation so far, those of earlier calls included."""
+    test_loss_nats: float | None = None
+    """At the end, where the config asks for it."""
+
+
+@dataclass
+class Speed:
+    """Tokens a second since it was last asked, evaluations and all."""
+
+    flops_per_token: int
+    """Of training, by formula."""
+    peak_flops: float | None
+    """That all devices together promise, a second."""
+    tokens: int
+    """Trained on when it was last asked."""
+    seconds: float = 0.0
+    """Passed then."""
+
+    def since(self, tokens: int, seconds: float) -> dict[str, float]:
+        """tokens_per_second and, where the devices' peak is known, mfu: the share of it that the model's own FLOPs are (PaLM,
+        arXiv 2204.02311, appendix B). What is computed again does not count."""
+        rate = (tokens - self.tokens) / max(seconds - self.seconds, 1e-9)
+        self.tokens, self.seconds = tokens, seconds
+        share = {} if self.peak_flops is None else {"mfu": rate * self.flops_per_token / self.peak_flops}
+        return {"tokens_per_second": rate, **share}
+
+
+class Metrics:
+    """metrics.jsonl: a line a logged step; lines past the checkpoint that a run goes on from are dropped."""
+
+    def __init__(self, out: Path | None, done: int, speed: Speed) -> None:
+        self.speed = speed
+        self.path = None if out is None else out / METRICS
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
+        replace_text(self.path, "".join(line + "\n" for line in kept))
+
+    def _lines(self) -> list[str]:
+        """The whole lines that an earlier call has left (a killed one may leave a torn last line)."""
+        assert self.path is not None
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def write(self, progress: Progress) -> None:
+        """Append a step, if it has a loss to tell."""
+        if self.path is None or (progress.train_loss_nats is None and progress.valid_loss_nats is None):
+            return
+        row = {name: value for name, value in vars(progress).items() if value is not None and name != "curve"}
+        row |= self.speed.since(progress.tokens, progress.seconds)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice, pairwise
 from pathlib import Path
+from uuid import uuid4
 
 import distributed_parts
 import pytest
@@ -31,24 +32,32 @@ def launched(processes: int, *words: object, restarts: int = 0) -> Generator[sub
     """`torchrun ...`, which has ended, with all of its processes, when the block has."""
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*agent, f"--max-restarts={restarts}", *map(str, words)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    mark = f"lpanas_launched={uuid4().hex}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **dict([mark.split("=")])}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment) as it:
         try:
             yield it
+            left = marked(mark)
         finally:
-            workers = children(it.pid)
-            if it.poll() is None:
-                for process in (*workers, it.pid):
+            for process in marked(mark):
+                with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-    assert not [process for process in workers if Path(f"/proc/{process}").exists()]
+    assert not left
+
+
+def marked(mark: str) -> list[int]:
+    """The living processes that have inherited a mark."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def children(process: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    except OSError:
-        return []
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def torchrun(processes: int, *words: object) -> tuple[int, str]:
@@ -109,6 +118,7 @@ def half(path: Path, shards: object, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_and_keep_two_checkpoints(half: Path, alone: list[dict[str, float]]) -> None:
     same(rows(half), alone[:7])
     kept = ["checkpoint-000000006", "checkpoint-000000007"]
@@ -140,6 +150,7 @@ def test_a_damaged_folder_is_a_mistake_in_one_line(
         next(train(config, shards, out))
 
 
+@pytest.mark.slow
 def test_three_processes_go_on_from_the_checkpoint_of_two(
     half: Path, alone: list[dict[str, float]], path: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +161,7 @@ def test_three_processes_go_on_from_the_checkpoint_of_two(
     same(rows(out), alone)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_the_checkpoint_of_one(
     alone: list[dict[str, float]], config: TrainConfig, shards: object, path: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +174,7 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(
     same(rows(tmp_path / "out"), alone)
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_divide_the_batch_say_so_once_and_end(path: Path, tmp_path: Path) -> None:
     code, text = torchrun(2, *lpanas_train(path, tmp_path / "out", "--set", "batch_size=5"))
     assert code != 0
@@ -185,6 +198,7 @@ def test_each_process_takes_whole_microbatches(size: int, batch: int, microbatch
     assert [number for part in parts for number in part] == list(range(batch))
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_on_two_processes() -> None:
     code, text = torchrun(2, distributed_parts.__file__)
     assert code == 0, text

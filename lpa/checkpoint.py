@@ -58,8 +58,8 @@ def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW)
     return _reached(state)
 
 
-def reached(path: Path, fingerprint: str) -> Reached:
-    """How far a saved state has come. Raises UserError for another config's."""
+def reached(path: Path, fingerprint: str | None) -> Reached:
+    """How far a saved state has come. fingerprint: None for any. Raises UserError for another config's."""
     return _reached(read(path, fingerprint, torch.device("meta")))
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from . import checkpoint, sharded
 from .checkpoint import Reached
 from .distributed import ALONE, World
-from .model import Decoder
+from .model import Decoder, ModelConfig
 
 
 class Keeper:
@@ -78,8 +79,9 @@ class Keeper:
                 raise
 
 
-def newest(path: Path, fingerprint: str) -> Path | None:
-    """The file at `path` or the folder beside it, whichever has come further. Raises UserError for another config's file."""
+def newest(path: Path, fingerprint: str | None = None) -> Path | None:
+    """The file at `path` or the folder beside it, whichever has come further. Raises UserError for another config's file, where
+    a fingerprint is given."""
     there = sharded.folders(path.parent)
     if not there or not path.exists():
         return there[-1] if there else path if path.exists() else None
@@ -92,3 +94,8 @@ def reached(path: Path, fingerprint: str) -> Reached:
     if found is None:
         return Reached()
     return (checkpoint if found == path else sharded).reached(found, fingerprint)
+
+
+def weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """The model's state in a file or a folder, on the CPU. Raises UserError."""
+    return sharded.weights(path, config) if sharded.is_whole(path) else checkpoint.weights(path)

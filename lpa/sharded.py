@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from .checkpoint import Reached, check_fingerprint, read
 from .config import UserError, one_line
-from .distributed import World
+from .distributed import ALONE, World
 from .files import replace_text
-from .model import Decoder
+from .model import Decoder, ModelConfig
 
 KEPT = 2
 """Folders; the older ones go."""
@@ -26,7 +26,12 @@ REACHED = "reached.json"
 
 def folders(out: Path) -> list[Path]:
     """The whole ones, the one that has come furthest last."""
-    return sorted(path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{9}", path.name))
+    return sorted(filter(is_whole, out.glob("checkpoint-*")))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a path is such a folder by its name, which it has when it is whole."""
+    return re.fullmatch(r"checkpoint-\d{9}", path.name) is not None
 
 
 def place_of(out: Path, step: int) -> Path:
@@ -59,18 +64,32 @@ def reached(folder: Path, fingerprint: str) -> Reached:
 
 def load(folder: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW, world: World) -> Reached:
     """Put a folder's state into a model and its optimizer, whatever the number of processes that wrote it. Raises UserError."""
-    import torch.distributed.checkpoint as dcp
-
     with world.together():
         found = reached(folder, fingerprint)
+    _fill(tensors(model, adamw), folder, world)
+    return _on_device(found, model)
+
+
+def weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """The model's state in a folder, on the CPU. Raises UserError."""
+    with torch.device("meta"):
+        shapes = dict(Decoder(config).named_parameters())
+    into = {f"model.{name}": torch.empty(shape.shape) for name, shape in shapes.items()}
+    _fill(into, folder, ALONE)
+    state = {name.removeprefix("model."): value for name, value in into.items()}
+    return state | ({"head.weight": state["embedding.weight"]} if config.tie_embeddings else {})
+
+
+def _fill(state: dict[str, Tensor], folder: Path, world: World) -> None:
+    import torch.distributed.checkpoint as dcp
+
     alone = world.size == 1
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be
-            dcp.load(tensors(model, adamw), checkpoint_id=folder, process_group=world.storage, no_dist=alone)
+            dcp.load(state, checkpoint_id=folder, process_group=world.storage, no_dist=alone)
     except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{folder}: not a checkpoint that can be read: {one_line(error)[:120]}") from None
-    return _on_device(found, model)
 
 
 def load_file(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> Reached:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..lpa import checkpoint, hf
+from ..lpa import hf, keeper, sharded
 from ..lpa.config import UserError, nearest
 from ..lpa.hf_tokenizer import HfTokenizer, hf_tokenizer
 from ..lpa.train import CHECKPOINT, CONFIG, TrainConfig
@@ -57,15 +57,15 @@ def export_config(path: Path, say: Callable[[str], None]) -> Path:
 def export_checkpoint(path: Path, out: Path | None, merge: bool, say: Callable[[str], None]) -> Path:
     """The folder of a checkpoint of `lpanas train`: returns it, `hf` or `hf-merged` beside the checkpoint when left out.
 
-    path: the file, or the folder of the training. Raises UserError.
+    path: the file, a folder that many processes wrote, or the folder of the training. Raises UserError.
     """
-    file = path / CHECKPOINT if path.is_dir() else path
-    if not file.exists():
+    file = keeper.newest(path / CHECKPOINT) if path.is_dir() and not sharded.is_whole(path) else path
+    if file is None or not file.exists():
         raise UserError(f"--checkpoint {path}: no such file (expected a {CHECKPOINT}, or the folder that `lpanas train` wrote)")
     config = load_config(file.parent / CONFIG)
     hf.check_expressible(config.model)
     model = config.model
-    weights = hf.model_weights(model, checkpoint.weights(file), str(file))
+    weights = hf.model_weights(model, keeper.weights(file, model), str(file))
     if merge:
         model, weights = hf.merged(model, weights)
     out = out or file.parent / ("hf-merged" if merge else "hf")

@@ -16,11 +16,14 @@ from uuid import uuid4
 import distributed_parts
 import pytest
 import torch
+from lpanas.lpa import sharded
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.distributed import World
-from lpanas.lpa.model import ModelConfig
-from lpanas.lpa.optim import OptimConfig
+from lpanas.lpa.model import ModelConfig, build
+from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.train import TrainConfig, reached, train
+from lpanas.lpa.weights import load_hf
+from lpanas.search.hf_export import export_checkpoint
 
 CLOCK = ("seconds", "tokens_per_second")
 SECONDS = 150
@@ -137,6 +140,22 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(
     assert reached(out, config, shards).step == 12
     with pytest.raises(UserError, match=r"^[^\n]*a checkpoint of another config[^\n]*$"):
         reached(half, config.change(seed=1), shards)
+
+
+@pytest.mark.parametrize("which", ["training", "checkpoint"])
+def test_the_weights_of_a_folder_are_those_that_one_process_goes_on_with(
+    which: str, half: Path, config: TrainConfig, shards: object, tmp_path: Path
+) -> None:
+    """The export finds them by the training's folder or by the checkpoint's."""
+    out = shutil.copytree(half, tmp_path / "out")
+    model = build(config.model, torch.device("cpu"), 1)
+    adamw = optimizer(model, config.optim)
+    sharded.load(out / "checkpoint-000000007", config.fingerprint(shards.content), model, adamw, World())
+    path = out if which == "training" else out / "checkpoint-000000007"
+    folder = export_checkpoint(path, tmp_path / "hf", False, lambda text: None)
+    other = build(config.model, torch.device("cpu"), 2)
+    load_hf(other, folder / "model.safetensors")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("file", ["reached.json", ".metadata", "__1_0.distcp"])

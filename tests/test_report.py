@@ -222,6 +222,7 @@ def test_what_was_exported_is_named_with_the_command_that_trains_it(tmp_path):
     said = text(write_report(FOUND, tmp_path).read_text(encoding="utf-8"))
     assert f"{path} (Exported by lpanas from trial-5 of the study" in said
     assert f"lpanas train {path}" in said
+    assert f"lpanas train {path.parent / 'dense' / 'train.yaml'}" in said
     (tmp_path / "export" / "other" / "train.yaml").mkdir(parents=True)
     assert f"lpanas train {path}" in text(write_report(FOUND, tmp_path).read_text(encoding="utf-8"))
 

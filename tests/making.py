@@ -45,6 +45,17 @@ def point(attention: str = "dense", ffn: str = "dense", rebalance: str = "none")
     return {"rank attention": attention, "rank ffn": ffn, "rebalance": rebalance, "factor_activation": "none"}
 
 
+BANDED = {
+    "rank attention band 0": "1/4",
+    "rank attention band 1": "dense",
+    "rank ffn band 0": "dense",
+    "rank ffn band 1": "1/2",
+    "rebalance": "none",
+    "factor_activation": "none",
+}
+"""A point of the tiny space with two bands of depth."""
+
+
 def job(candidate: Candidate, run: str = "trial-0", arm: str | None = None, seed: int = 0) -> Job:
     return Job(
         run=run,

@@ -22,17 +22,10 @@ from lpanas.search.export import export, picks, planned
 from lpanas.search.predict import Assumed
 from lpanas.search.presets import load_config, load_space, presets, shapes
 from lpanas.search.results import Results
-from making import arm_records, ended, job, tiny_space
+from making import BANDED, arm_records, ended, job, tiny_space
 
 SPACE = tiny_space("vary.bands=2", "vary.rebalance=[none, params]", "vary.factor_activation=[none, silu]")
-POINT = {
-    "rank attention band 0": "1/4",
-    "rank attention band 1": "dense",
-    "rank ffn band 0": "dense",
-    "rank ffn band 1": "1/2",
-    "rebalance": "none",
-    "factor_activation": "silu",
-}
+POINT = BANDED | {"factor_activation": "silu"}
 RECORD = ended(job(SPACE.candidate(POINT), "trial-4"), 3.05)
 FOUND = Results(SPACE, [*arm_records(SPACE, 3.0, 3.1, 3.2, 3.3), RECORD], [])
 

@@ -7,21 +7,13 @@ from lpanas.lpa.config import parse_yaml
 from lpanas.lpa.train import TrainConfig
 from lpanas.search.export import export
 from lpanas.search.results import Results
-from making import arm_records, ended, job, tiny_space
+from making import BANDED, arm_records, ended, job, tiny_space
 
 BY_HAND = ("vary.bands=2", "vary.rebalance=[none, params, flops]", "vary.factor_activation=[none, silu]")
-POINT = {
-    "rank attention band 0": "1/4",
-    "rank attention band 1": "dense",
-    "rank ffn band 0": "dense",
-    "rank ffn band 1": "1/2",
-    "rebalance": "none",
-    "factor_activation": "none",
-}
 
 
 def written(space, out, shape=None, **changes):
-    record = ended(job(space.candidate({**POINT, **changes}), "trial-4"), 3.05)
+    record = ended(job(space.candidate({**BANDED, **changes}), "trial-4"), 3.05)
     return export(Results(space, [*arm_records(space, 3.0), record], []), record, out, shape).path.read_text()
 
 

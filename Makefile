@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CONSUMERS := $(patsubst tests/consumers/%.txt,.venv/consumers/%/installed,$(wildcard tests/consumers/*.txt))
 
 .PHONY: search test clean
 
 search: .venv/installed
 	$(BIN)/lpanas search quickstart
 
-test: .venv/installed-dev
+test: .venv/installed-dev $(CONSUMERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check --summary=none
@@ -26,6 +27,12 @@ test: .venv/installed-dev
 	$(PIP) torch --editable '.[dev]'
 	@mkdir -p .venv/types && ln -sfn ../.. .venv/types/lpanas  # the layout that the type checker cannot read from an editable install
 	@touch $@ .venv/installed
+
+# A program that reads what lpanas exports, in a folder for its own PYTHONPATH: such programs pin what others need newer.
+.venv/consumers/%/installed: tests/consumers/%.txt | .venv/bin/python
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) --requirement $<
+	@touch $@
 
 clean:
 	rm -rf .venv build *.egg-info

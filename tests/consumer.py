@@ -1,0 +1,21 @@
+"""Programs that read what lpanas exports, each with its own packages: the tests run them as their users do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def consume(name: str, script: str, *args: object) -> str:
+    """What a script prints under a consumer's packages; skips the test where they are not installed."""
+    packages = ROOT / ".venv" / "consumers" / name
+    if not (packages / "installed").exists():
+        pytest.skip(f"{name} is not installed: make .venv/consumers/{name}/installed")
+    environment = os.environ | {"PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run([sys.executable, "-c", script, *map(str, args)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout

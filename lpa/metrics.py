@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import Curve
+from .config import UserError, one_line
 from .files import replace_text
 
 METRICS = "metrics.jsonl"
@@ -85,14 +86,8 @@ class Metrics:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
+        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= done]
         replace_text(self.path, "".join(line + "\n" for line in kept))
-
-    def _lines(self) -> list[str]:
-        """The whole lines that an earlier call has left (a killed one may leave a torn last line)."""
-        assert self.path is not None
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        return text[: text.rfind("\n") + 1].splitlines()
 
     def write(self, progress: Progress) -> None:
         """Append a step, if it has a loss to tell."""
@@ -104,3 +99,21 @@ class Metrics:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a training's metrics.jsonl, one a logged step. Raises UserError."""
+    path = folder / METRICS
+    try:
+        rows = [json.loads(line) for line in _whole_lines(path)]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
+    if not all(isinstance(row, dict) and {"step", "tokens"} <= set(row) for row in rows):
+        raise UserError(f"{path}: expected a step and its tokens in every line")
+    return rows
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Those that a training has left (a killed one may leave a torn last line)."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()

@@ -25,6 +25,8 @@ from .model import Block, Decoder, ModelConfig, build
 from .optim import OptimConfig, optimizer, schedule, set_rate
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.yaml"
+_WATCHED = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch", "test", "activation_checkpointing"}
+"""Keys that do not decide the result."""
 
 
 class TrainConfig(Config):
@@ -79,8 +81,12 @@ class TrainConfig(Config):
     def fingerprint(self, content: str) -> str:
         """A hash of everything that decides the result: the data's content, and all fields but those that say how it is
         watched and how much of a batch is in memory at a time (which moves the last bits alone)."""
-        others = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch", "test", "activation_checkpointing"}
-        return hashlib.sha256(f"{content} {self.model_dump_json(exclude=others)}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{content} {self.model_dump_json(exclude=_WATCHED)}".encode()).hexdigest()[:16]
+
+    def is_twin(self, other: Self) -> bool:
+        """Whether the two are one training but for the model: the same text, order of batches, tokens and rates."""
+        left_out = {*_WATCHED, "model"}
+        return self.model_dump(exclude=left_out) == other.model_dump(exclude=left_out)
 
     def resolve_device(self) -> torch.device:
         """The device that `auto` means here. Raises UserError for a GPU that is not there."""

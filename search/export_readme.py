@@ -23,7 +23,7 @@ def readme(place: Path) -> str:
     names = [str(path.relative_to(place)) for path in configs]
     listed = "\n".join(f"- `{name}`: {_first(path)}" for name, path in zip(names, configs, strict=True))
     starts = "\n".join(f"    lpanas train {name}" for name in names)
-    name = names[0]
+    name, seeds = names[0], configs[0].parent.relative_to(place) / "seed-1"
     return f"""# Exported by lpanas
 
 {listed}
@@ -45,6 +45,16 @@ On N GPUs of one machine, and on a cluster:
 
 Results go to `train/` beside the config, or to `--out`. The text is the search's: set `data` to your own (`--set` or in the
 file), the same for the dense twin. Relative paths in `data` start where the command does.
+
+## What it came to
+
+    lpanas show .
+
+compares what lies in folders beside each config with the dense twin's, seed by seed. One seed does not tell a small difference
+from chance; more of them, for each of the two:
+
+    lpanas train {name} --out {seeds} --set seed=1
+    lpanas train {DENSE}/train.yaml --out {DENSE}/seed-1 --set seed=1
 
 ## What it would take
 

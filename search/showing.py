@@ -1,4 +1,4 @@
-"""What `lpanas show` does: what would run and what it would cost, or what was found."""
+"""What `lpanas show` does: what would run and what it would cost, or what was found or trained."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,12 @@ from .space import Space
 
 
 def show(what: str, coordinates: Path | None, settings: Sequence[str]) -> None:
-    """Of a study's folder, a training's config or a space. coordinates: the page for a space's. Raises UserError."""
+    """Of a study's folder, a target's folder of exported configs, a training's config or a space. coordinates: the page for a
+    space's. Raises UserError."""
     path = Path(what)
     if path.is_dir():
         _refuse(what, "a study has run", {"--coordinates": coordinates, "--set": settings})
-        _show_study(path)
+        _show_folder(path)
     elif path.is_file() and "vary" not in read_yaml(path):
         _refuse(what, "a training's config names one model", {"--coordinates": coordinates})
         terminal.print_config(load_config(path, settings))
@@ -38,8 +39,13 @@ def _refuse(what: str, why: str, options: dict[str, object]) -> None:
             raise UserError(f"{name}: only a space has it, and {what} is none: {why}")
 
 
-def _show_study(folder: Path) -> None:
-    if study_in(folder, None)[1] == CONFIRM:
+def _show_folder(folder: Path) -> None:
+    """Of a study, or of what was exported from one."""
+    from . import trained
+
+    if trained.is_exported(folder):
+        terminal.print_trained(trained.trained(folder), folder)
+    elif study_in(folder, None)[1] == CONFIRM:
         from .verdict import read_verdict
 
         terminal.print_confirmation(read_verdict(folder)[2], {"confirmation": folder})

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
-from . import characters, compare_words, summary, wording
+from . import characters, compare_words, summary, trained_words, wording
 from .budget import ARMS
 from .compare import Comparison
 from .compare_rows import study_rows, winner_rows
@@ -20,6 +20,7 @@ from .outlook import outlook
 from .proxy import Record
 from .results import Results
 from .space import Space
+from .trained import Trained
 
 WIDTH = 120
 """Columns where there is no terminal to ask."""
@@ -193,6 +194,26 @@ def print_config(config: TrainConfig) -> None:
         table.add_row(name, *_figures(cost(one, microbatch, item).asdict()), one.ranks_text, one.placement.text)
     console.print(table)
     console.print(f"in all: {config.tokens * cost(model, microbatch).flops_per_token:.3g} training FLOPs")
+
+
+def print_trained(found: Sequence[Trained], place: Path) -> None:
+    """What the exported configs of a target's folder came to, a row a training, and against their dense twin."""
+    table = _table("config", "trained in", "seed", "steps", "tokens", "loss_nats", "perplexity", "tokens/s")
+    for one in found:
+        for training in one.trainings:
+            last = ["", "", ""] if training.last is None else [f"{training.last[0]:,}", *_loss(training.last[1])]
+            steps = f"{training.steps:,} of {training.config.steps:,}"
+            speed = "" if training.tokens_per_second is None else f"{training.tokens_per_second:,.0f}"
+            folder = str(training.folder.relative_to(place))
+            table.add_row(Text(one.name), Text(folder), str(training.config.seed), steps, *last, speed)
+    if table.row_count:
+        console.print(table)
+    for line in trained_words.sentences(found, place):
+        console.print(line, markup=False)
+
+
+def _loss(loss_nats: float) -> list[str]:
+    return [f"{loss_nats:.4f}", f"{math.exp(loss_nats):.4g}"]
 
 
 def print_progress(progress: Progress, steps: int) -> None:

@@ -1,0 +1,169 @@
+"""What exported configs came to once they were trained: beside their dense twin, and beside the proxy that chose them."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+
+from ..lpa.config import UserError
+from ..lpa.metrics import METRICS, read_metrics
+from ..lpa.train import CONFIG as AS_TRAINED
+from ..lpa.train import TrainConfig
+from .export import CONFIG, PREDICTION
+from .export_readme import DENSE
+from .presets import load_config
+from .statistics import Interval, t_interval
+
+
+@dataclass(frozen=True)
+class Training:
+    """Of an exported config, as far as it has come."""
+
+    config: TrainConfig
+    """As it ran: `--set` may have changed it."""
+    folder: Path
+    steps: int
+    """Done."""
+    curve: dict[int, float]
+    """Validation loss, nats, by training tokens."""
+    tokens_per_second: float | None
+    """Median of its log lines."""
+
+    @property
+    def last(self) -> tuple[int, float] | None:
+        """Tokens and validation loss of the last evaluation."""
+        return max(self.curve.items(), default=None)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A training and its dense twin's: everything but the model is the same."""
+
+    training: Training
+    dense: Training
+
+    @property
+    def tokens(self) -> int | None:
+        """The last count that both were evaluated at."""
+        return max(set(self.training.curve) & set(self.dense.curve), default=None)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The pairs of a config at one count of tokens."""
+
+    tokens: int
+    differences_nats: tuple[float, ...]
+    """Less dense, one a pair."""
+    interval: Interval | None
+    """Student's of their mean; None for fewer than two pairs and where all are alike."""
+    speed: float | None
+    """Tokens a second over the dense twin's, the pairs' mean; None where a log does not tell."""
+
+    @property
+    def mean_nats(self) -> float:
+        """Of the differences."""
+        return fmean(self.differences_nats)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An exported config and its trainings."""
+
+    name: str
+    """Of its file, from the target's folder."""
+    trainings: tuple[Training, ...]
+    compared: Compared | None
+    """With the dense twin; None for itself and where no two can be compared."""
+    proxy: tuple[float, int] | None
+    """The loss that it was chosen by, and the training tokens after which."""
+    others: tuple[Path, ...]
+    """Folders beside it that hold a training of another model."""
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether `lpanas export` has written the folder of a target."""
+    return (folder / DENSE / CONFIG).is_file()
+
+
+def trained(place: Path) -> list[Trained]:
+    """The exported configs of a target's folder, the dense twin last. Raises UserError."""
+    files = sorted(path for path in (place / CONFIG, *place.glob(f"*/{CONFIG}")) if path.is_file())
+    twin = place / DENSE / CONFIG
+    dense, _ = _trainings(twin)
+    found = []
+    for path in [*(file for file in files if file != twin), twin]:
+        its, others = _trainings(path)
+        compared = None if path == twin else compare([pair for one in its for pair in _pairs(one, dense)])
+        found.append(Trained(str(path.relative_to(place)), tuple(its), compared, _proxy(path), tuple(others)))
+    return found
+
+
+def compare(pairs: Sequence[Pair]) -> Compared | None:
+    """The pairs at the last count of tokens that all of them were evaluated at, or else as many of them as can be."""
+    tokens = [pair.tokens for pair in pairs if pair.tokens is not None]
+    if not tokens:
+        return None
+    at = max(set(tokens), key=lambda count: (sum(_is_at(pair, count) for pair in pairs), count))
+    its = [pair for pair in pairs if _is_at(pair, at)]
+    differences = [pair.training.curve[at] - pair.dense.curve[at] for pair in its]
+    interval = t_interval(np.array(differences)) if len(its) > 1 else None
+    return Compared(at, tuple(differences), interval, _speed(its))
+
+
+def _is_at(pair: Pair, tokens: int) -> bool:
+    return tokens in pair.training.curve and tokens in pair.dense.curve
+
+
+def _speed(pairs: Sequence[Pair]) -> float | None:
+    ratios = [
+        pair.training.tokens_per_second / pair.dense.tokens_per_second
+        for pair in pairs
+        if pair.training.tokens_per_second and pair.dense.tokens_per_second
+    ]
+    return fmean(ratios) if len(ratios) == len(pairs) else None
+
+
+def _pairs(one: Training, dense: Sequence[Training]) -> Iterator[Pair]:
+    """With the first dense training that differs in its model alone."""
+    for other in dense:
+        if other.config.is_twin(one.config):
+            yield Pair(one, other)
+            return
+
+
+def _trainings(file: Path) -> tuple[list[Training], list[Path]]:
+    """Of a config's model, and the folders that hold another's. Raises UserError."""
+    config, its, others = load_config(file), list[Training](), list[Path]()
+    for folder in sorted(path.parent for path in file.parent.glob(f"*/{METRICS}")):
+        as_trained = load_config(folder / AS_TRAINED)
+        if as_trained.model == config.model:
+            its.append(_training(as_trained, folder))
+        else:
+            others.append(folder)
+    return its, others
+
+
+def _training(config: TrainConfig, folder: Path) -> Training:
+    rows = read_metrics(folder)
+    speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
+    curve = {int(row["tokens"]): row["valid_loss_nats"] for row in rows if "valid_loss_nats" in row}
+    done = int(rows[-1]["step"]) if rows else 0
+    return Training(config, folder, done, curve, median(speeds) if speeds else None)
+
+
+def _proxy(file: Path) -> tuple[float, int] | None:
+    """Of the prediction beside a config. Raises UserError when it cannot be read."""
+    path = file.parent / PREDICTION
+    if not path.exists():
+        return None
+    try:
+        its = json.loads(path.read_text(encoding="utf-8"))["evidence"]
+        loss, tokens = its["loss_nats"], int(its["tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a prediction that can be read") from None
+    return None if loss is None or not math.isfinite(loss) else (float(loss), tokens)

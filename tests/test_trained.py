@@ -1,0 +1,137 @@
+"""What exported configs came to: read from their folders, paired with the dense twin."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import yaml
+from lpanas.lpa.config import UserError, dump_yaml
+from lpanas.search import trained_words
+from lpanas.search.export import export
+from lpanas.search.presets import load_config
+from lpanas.search.results import Results
+from lpanas.search.trained import trained
+from making import TINY, arm_records, tiny_space
+from scipy import stats
+
+SPACE = tiny_space("target.batch_size=4")
+FOUND = Results(SPACE, arm_records(SPACE, 3.0, 3.1, 3.2, 3.3), [])
+
+
+@pytest.fixture
+def place(tmp_path):
+    """The folder of an exported attention arm and its dense twin, neither trained."""
+    return export(FOUND, FOUND.records[1], tmp_path).path.parent
+
+
+def ran(file, name, losses, seed=0, speed=1000.0, **changed):
+    """A training's folder beside a config. losses: validation losses by steps."""
+    config = load_config(file).change(seed=seed, **changed)
+    folder = file.parent / name
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump_yaml(config))
+    rows = [{"step": step, "tokens": step * config.batch_tokens, "valid_loss_nats": loss, "tokens_per_second": speed}
+            for step, loss in losses.items()]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def words(place):
+    return trained_words.sentences(trained(place), place)
+
+
+def test_before_any_training_the_next_command_is_said(place):
+    assert words(place) == [f"None has been trained: lpanas train {place}/train.yaml"]
+
+
+def test_pairs_of_seeds_are_compared_where_all_were_evaluated(place):
+    dense, low = {0: 2.0, 1: 2.1, 2: 1.9}, {0: 2.03, 1: 2.11, 2: 1.95}
+    for seed in dense:
+        ran(place / "dense" / "train.yaml", f"seed-{seed}", {10: 3.0, 20: dense[seed]}, seed, speed=800.0)
+        more = {30: 0.5} if seed == 1 else {}
+        ran(place / "train.yaml", f"seed-{seed}", {10: 3.0, 20: low[seed], **more}, seed)
+    found = trained(place)
+    assert [one.name for one in found] == ["train.yaml", "dense/train.yaml"]
+    compared = found[0].compared
+    differences = np.array([low[seed] - dense[seed] for seed in dense])
+    assert compared.tokens == 20 * load_config(place / "train.yaml").batch_tokens
+    assert compared.differences_nats == pytest.approx(differences)
+    assert compared.speed == 1000 / 800
+    expected = stats.t.interval(0.95, 2, differences.mean(), stats.sem(differences))
+    assert (compared.interval.low, compared.interval.high) == pytest.approx(expected)
+    text = words(place)[0]
+    assert f"{100 * math.expm1(differences.mean()):+.2f} %" in text
+    assert "3 seeds" in text
+
+
+def test_seeds_text_tokens_and_rates_must_be_the_same(place):
+    ran(place / "dense" / "train.yaml", "train", {20: 2.0})
+    config = load_config(place / "train.yaml")
+    others = [{"seed": 1}, {"tokens": 999_999}, {"batch_size": 8}]
+    others += [{"optim": config.optim.change(lr=0.5)}, {"data": config.data.change(valid_tokens=99)}]
+    for number, changed in enumerate(others):
+        ran(place / "train.yaml", f"other-{number}", {20: 2.5}, **changed)
+    assert trained(place)[0].compared is None
+    assert "no two with the same seed" in words(place)[0]
+    ran(place / "train.yaml", "the-same", {20: 2.5}, evals=3, microbatch=1, log_every=1)
+    assert trained(place)[0].compared.differences_nats == (0.5,)
+    assert "one seed" in words(place)[0]
+
+
+def test_a_training_of_another_model_is_left_out_and_named(place):
+    model = load_config(place / "train.yaml").model
+    ran(place / "train.yaml", "try", {20: 0.1}, model=model.change(context=16))
+    found = trained(place)
+    assert found[0].trainings == ()
+    assert any(f"{place}/try: left out" in line for line in words(place))
+
+
+def test_a_training_that_has_told_nothing_yet_is_a_row_without_a_loss(place, call):
+    ran(place / "train.yaml", "train", {})
+    code, text, err = call("show", place)
+    assert (code, err) == (0, "")
+    assert re.search(r"train\.yaml +train +0 +0 of ", text)
+    assert "the twin has not been trained" in text
+
+
+def test_the_torn_last_line_of_a_killed_training_is_not_read(place):
+    ran(place / "train.yaml", "train", {20: 2.0})
+    with open(place / "train" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "toke')
+    assert trained(place)[0].trainings[0].steps == 20
+
+
+@pytest.mark.parametrize("text", ["[1]\n", '{"step": 1}\n', "no json\n"])
+def test_metrics_that_are_none_are_a_mistake_in_one_line(place, text):
+    ran(place / "train.yaml", "train", {})
+    (place / "train" / "metrics.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: "):
+        trained(place)
+
+
+@pytest.mark.slow
+def test_a_small_target_with_ten_times_the_tokens_ends_below_its_proxy(call, tmp_path, pages):
+    """From a search to two trainings by the command line alone."""
+    raw = yaml.safe_load(TINY.replace("1e-2", "0.01"))
+    raw["proxy"]["data"] = pages.model_dump(mode="json")
+    raw["target"] |= {"batch_size": 4, "tokens_per_param": 10 * 640 / SPACE.dense_costs["params"]}
+    raw["search"] = {"trials": 4, "noise_seeds": 2, "workers": 1}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(raw))
+    study = tmp_path / "study"
+    assert call("search", tmp_path / "tiny.yaml", "--out", study)[0] == 0
+    assert call("export", study, "--pick", "1,2")[0] == 0
+    place = study / "export" / "target"
+    for file in (place / "train.yaml", *place.glob("*/train.yaml")):
+        assert call("train", file)[0] == 0
+    found = trained(place)
+    assert len(found) == 4
+    for one in found[:-1]:
+        loss, tokens = one.proxy
+        reached, ended = one.trainings[0].last
+        assert reached >= 10 * tokens
+        assert ended < loss - 0.1
+        assert len(one.compared.differences_nats) == 1
+    shown = call("show", place)[1]
+    assert shown.count("against dense/train.yaml: ") == 3
+    assert "where its proxy had" in shown

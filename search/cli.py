@@ -213,7 +213,12 @@ def export(
     mfu: Annotated[float | None, typer.Option(help="Share of the peak that times are foretold with; 0.4 is assumed.")] = None,
     peak_tflops: Annotated[float | None, typer.Option(help="A GPU's peak; 989 is assumed, an H100 SXM in bfloat16.")] = None,
     storage: Storage = None,
-    to: Annotated[str, typer.Option(metavar="FORMS", help="native: train.yaml. hf: a Hugging Face folder, too.")] = "native",
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMS", help="native: train.yaml. hf: a Hugging Face folder, too; llamafactory, axolotl: what trains that."
+        ),
+    ] = "native",
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="What `lpanas train` has trained, instead of a study's winner.")
     ] = None,
@@ -233,8 +238,8 @@ def export(
         return
     assert directory is not None
     for path in exporting.export(directory, storage, pick or ["knee"], target, mfu, peak_tflops):
-        if "hf" in forms:
-            terminal.console.print(str(hf_export.export_config(path, _hint)), markup=False)
+        for written in hf_export.export_forms(path, forms, _hint):
+            terminal.console.print(str(written), markup=False)
 
 
 @app.command()

@@ -7,10 +7,13 @@ from ..lpa import hf, keeper, sharded
 from ..lpa.config import UserError, nearest
 from ..lpa.hf_tokenizer import HfTokenizer, hf_tokenizer
 from ..lpa.train import CHECKPOINT, CONFIG, TrainConfig
+from . import axolotl, llamafactory
 from .presets import load_config
 
-FORMS = ("native", "hf")
-"""What a winner is exported to: train.yaml; a Hugging Face folder."""
+RECIPES = {"llamafactory": llamafactory.write, "axolotl": axolotl.write}
+"""Programs that pretrain the Hugging Face folder: each needs it, and a YAML beside it."""
+FORMS = ("native", "hf", *RECIPES)
+"""What a winner is exported to: train.yaml; a Hugging Face folder; what other programs train that with."""
 
 
 def read_forms(text: str) -> tuple[str, ...]:
@@ -42,6 +45,13 @@ def check_words(
         raise UserError(f"--checkpoint {saved}: expected no study's folder beside it, found {directory}")
     if saved is not None and forms != ("hf",):
         raise UserError(f"--checkpoint {saved}: expected --to hf, found --to {','.join(forms)}")
+
+
+def export_forms(path: Path, forms: tuple[str, ...], say: Callable[[str], None]) -> list[Path]:
+    """What forms ask for beside a train.yaml; what was written. Raises UserError."""
+    wanted = [form for form in RECIPES if form in forms]
+    folders = [export_config(path, say)] if "hf" in forms or wanted else []
+    return folders + [RECIPES[form](load_config(path), path.parent) for form in wanted]
 
 
 def export_config(path: Path, say: Callable[[str], None]) -> Path:

@@ -7,6 +7,15 @@ from pathlib import Path
 
 import pytest
 
+STAND_IN = """
+import importlib.machinery, sys, types
+def stand_in(name, **content):
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.__dict__.update(content)
+    return module
+"""
+"""Script: a package for GPUs, which the consumer imports at its start and does not use on a CPU."""
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,11 +1,15 @@
 """Models and the Hugging Face folders of them, so small that a test takes no time."""
 
+import json
 from pathlib import Path
 
 import torch
 from lpanas.lpa import hf
+from lpanas.lpa.config import dump_yaml
 from lpanas.lpa.hf_tokenizer import bytes_tokenizer
 from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.train import TrainConfig
+from lpanas.search.hf_export import export_forms
 
 SHAPE: dict[str, object] = {
     "vocab_size": 257,
@@ -54,3 +58,46 @@ def greedy(ours: Decoder, begin: torch.Tensor, count: int) -> torch.Tensor:
     for _ in range(count):
         begin = torch.cat((begin, ours(begin)[:, -1].argmax(-1, keepdim=True)), dim=1)
     return begin
+
+
+DOCUMENTS = [f"page {number} says: " + "the cat sat on the mat. " * 6 for number in range(200)]
+OPTIM = {"lr": 1e-2, "lr_base_width": 32, "warmup_share": 0.25, "final_share": 0.2, "weight_decay": 0.1}
+
+
+def recipe(folder: Path, form: str, **fields: object) -> TrainConfig:
+    """A training of 8 steps on DOCUMENTS, exported to a form into a folder; returns it."""
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "a.jsonl").write_text("".join(json.dumps({"body": one}) + "\n" for one in DOCUMENTS))
+    raw: dict[str, object] = {
+        "model": SHAPE | PLACED | {"d_model": 64, "d_ff": 96, "context": 48},
+        "data": {"source": "text", "text": [f"{folder}/text/*.jsonl"], "text_field": "body"},
+        "optim": OPTIM | {"beta1": 0.88, "beta2": 0.97, "eps": 1e-9, "clip": 0.9},
+        "tokens": 8 * 8 * 48,
+        "batch_size": 8,
+        "microbatch": 4,
+        "seed": 7,
+        "log_every": 1,
+        "checkpoint_every": 5,
+        "activation_checkpointing": True,
+    }
+    config = TrainConfig.parse(raw | fields, "recipe")
+    (folder / "train.yaml").write_text(dump_yaml(config))
+    export_forms(folder / "train.yaml", (form,), print)
+    return config
+
+
+def product_ratios(spreads: dict[str, float], config: ModelConfig) -> list[float]:
+    """What the products AB of a model start at, as shares of the dense matrices' std, by closed form; about 1 each.
+
+    spreads: the std of each tensor, under Hugging Face's names.
+    """
+    ratios = []
+    for name, spread in spreads.items():
+        if name.endswith(".a.weight"):
+            projection = name.split(".")[-3].removesuffix("_proj")
+            layer, d_in = int(name.split(".")[2]), config.d_ff if projection == "down" else config.d_model
+            rank = config.rank(layer, projection)
+            assert rank is not None
+            dense = (d_in * (2 * config.n_layers if projection in ("o", "down") else 1)) ** -0.5
+            ratios.append(spread * spreads[name.replace(".a.", ".b.")] * rank**0.5 / dense)
+    return ratios

@@ -187,10 +187,10 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
     assert len(losses) == 50
     assert sum(losses[-5:]) < sum(losses[:5])
 
-    code, text, _ = call("export", out, "--pick", "0", "--target", "llama-9m", "--to", "native,hf")
+    code, text, _ = call("export", out, "--pick", "0", "--target", "llama-9m", "--to", "llamafactory, axolotl")
     assert code == 0
-    assert (out / "export" / "llama-9m" / "hf" / "config.json").exists()
-    assert (out / "export" / "llama-9m" / "train.yaml").exists()
+    for name in ("train.yaml", "hf/config.json", "llamafactory.yaml", "dataset_info.json", "axolotl.yaml"):
+        assert (out / "export" / "llama-9m" / name).exists()
     assert "trial-0" in text
     assert call("export", out, "--pick", "77")[0] == 2
 

@@ -61,6 +61,13 @@ def greedy(ours: Decoder, begin: torch.Tensor, count: int) -> torch.Tensor:
 
 
 DOCUMENTS = [f"page {number} says: " + "the cat sat on the mat. " * 6 for number in range(200)]
+OTHER: dict[str, object] = {
+    "optim": {"lr": 3e-3, "lr_rule": "uniform", "schedule": "linear", "warmup_share": 0, "clip": None},
+    "precision": "float32",
+    "microbatch": None,
+    "activation_checkpointing": False,
+}
+"""Keys of a training that differ from those of `recipe`."""
 OPTIM = {"lr": 1e-2, "lr_base_width": 32, "warmup_share": 0.25, "final_share": 0.2, "weight_decay": 0.1}
 
 

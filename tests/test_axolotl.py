@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from consumer import STAND_IN, consume
-from hf_folders import DOCUMENTS, OPTIM, product_ratios, recipe
+from hf_folders import DOCUMENTS, OPTIM, OTHER, product_ratios, recipe
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import optimizer
 from lpanas.lpa.train import TrainConfig
@@ -24,6 +24,9 @@ from pydantic import ValidationError
 from axolotl.cli.config import load_cfg
 
 read, misspelt = load_cfg("axolotl.yaml", dataset_num_proc=1), load_cfg("misspelt.yaml")
+os.chdir("other")
+other = load_cfg("axolotl.yaml")
+os.chdir("..")
 try:
     refused = load_cfg("wrong.yaml") and ""
 except ValidationError as error:
@@ -45,7 +48,7 @@ rates = {names[one]: [group["lr"], group["weight_decay"]] for group in groups fo
 rows = load_datasets(cfg=read, cli_args=TrainerCliArgs()).train_dataset["input_ids"]
 built = {"spreads": spreads, "dtypes": sorted({str(one.dtype) for one in model.parameters()}), "rates": rates}
 built["params"] = sum(one.numel() for one in model.parameters())
-said = [read.to_dict(), "warmup_stepz" in misspelt, refused, built, [list(row) for row in rows]]
+said = [[read.to_dict(), other.to_dict()], "warmup_stepz" in misspelt, refused, built, [list(row) for row in rows]]
 print("\\n" + json.dumps(said, default=str))
 """
 
@@ -61,6 +64,7 @@ def read(config: tuple[Path, TrainConfig]) -> list[Any]:
     """What axolotl has read and built."""
     folder, _ = config
     text = (folder / "axolotl.yaml").read_text()
+    recipe(folder / "other", "axolotl", **OTHER)
     (folder / "misspelt.yaml").write_text(text.replace("warmup_steps", "warmup_stepz"))
     (folder / "wrong.yaml").write_text(text.replace("sequence_len: 48", "sequence_len: many"))
     return json.loads(consume("axolotl", STAND_IN + SCRIPT, folder).splitlines()[-1])
@@ -68,10 +72,13 @@ def read(config: tuple[Path, TrainConfig]) -> list[Any]:
 
 def test_axolotl_reads_every_key_as_it_is_meant(config: tuple[Path, TrainConfig], read: list[Any]) -> None:
     folder, ours = config
-    said, keys = read[0], yaml.safe_load((folder / "axolotl.yaml").read_text())
-    (dataset,), (found,) = keys.pop("datasets"), said["datasets"]
-    assert {key: found[key] for key in dataset} == dataset
-    assert {key: said.get(key) for key in keys} == keys
+    said, other = read[0]
+    for found, place in ((said, folder), (other, folder / "other")):
+        keys = yaml.safe_load((place / "axolotl.yaml").read_text())
+        (wanted,), (dataset,) = keys.pop("datasets"), found["datasets"]
+        assert {key: dataset[key] for key in wanted} == wanted
+        assert {key: found.get(key) for key in keys} == keys
+    assert (other["learning_rate"], other["max_grad_norm"], other["bf16"], "lr_groups" in other) == (3e-3, 0, False, False)
     optim = ours.optim
     assert (said["adam_beta1"], said["adam_beta2"], said["adam_epsilon"]) == (optim.beta1, optim.beta2, optim.eps)
     assert (said["weight_decay"], said["max_grad_norm"], said["seed"]) == (optim.weight_decay, optim.clip, ours.seed)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from consumer import STAND_IN, consume
-from hf_folders import OPTIM, product_ratios, recipe
+from hf_folders import OPTIM, OTHER, product_ratios, recipe
 from lpanas.lpa.data import DataConfig
 from lpanas.lpa.model import Decoder
 from lpanas.lpa.optim import OptimConfig, schedule
@@ -15,7 +15,7 @@ from lpanas.search import hf_trainer, llamafactory
 
 SCRIPT = """
 stand_in("torchaudio")  # sound
-import json, os, sys
+import json, os, sys, yaml
 os.chdir(sys.argv[1])
 from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer
@@ -24,6 +24,9 @@ from llamafactory.train.tuner import run_exp
 sys.argv = ["llamafactory-cli", "llamafactory.yaml", "use_cpu=true"]  # what llamafactory-cli makes of its `train`
 model_args, data_args, training_args, finetuning_args, _ = get_train_args()
 said = vars(finetuning_args) | vars(training_args) | vars(data_args) | vars(model_args)
+other = {}
+for read in get_train_args({**yaml.safe_load(open("other/llamafactory.yaml")), "use_cpu": True}):
+    other |= vars(read)
 tokenizer = load_tokenizer(model_args)["tokenizer"]
 model = load_model(tokenizer, model_args, finetuning_args, is_trainable=True)
 spreads = {name: one.std().item() for name, one in model.named_parameters() if one.ndim == 2}
@@ -35,7 +38,7 @@ try:
 except ValueError as error:
     refused = str(error)
 built = [spreads, sorted(dtypes), sum(one.numel() for one in model.parameters())]
-print("\\n" + json.dumps([said, *built, refused], default=str))
+print("\\n" + json.dumps([[said, other], *built, refused], default=str))
 """
 
 
@@ -50,16 +53,19 @@ def trained(config: tuple[Path, TrainConfig]) -> list[Any]:
     """What LLaMA-Factory has read, built and trained."""
     folder, _ = config
     text = (folder / "llamafactory.yaml").read_text()
+    recipe(folder / "other", "llamafactory", **OTHER)
     (folder / "misspelt.yaml").write_text(text.replace("warmup_steps", "warmup_stepz"))
     return json.loads(consume("llamafactory", STAND_IN + SCRIPT, folder).splitlines()[-1])
 
 
 def test_llamafactory_reads_every_key_as_it_is_meant(config: tuple[Path, TrainConfig], trained: list[Any]) -> None:
     folder, ours = config
-    said, keys = trained[0], yaml.safe_load((folder / "llamafactory.yaml").read_text())
-    for key, value in keys.items():
-        found = said[key].removeprefix("SchedulerType.").lower() if key == "lr_scheduler_type" else said[key]
-        assert found == ([value] if key == "dataset" else value), key
+    said, other = trained[0]
+    for found, place in ((said, folder), (other, folder / "other")):
+        for key, value in yaml.safe_load((place / "llamafactory.yaml").read_text()).items():
+            shown = found[key].removeprefix("SchedulerType.").lower() if key == "lr_scheduler_type" else found[key]
+            assert shown == ([value] if key == "dataset" else value), key
+    assert (other["learning_rate"], other["max_grad_norm"], other["bf16"]) == (3e-3, 0, False)
     assert said["packing"] is True
     optim = ours.optim
     assert (said["adam_beta1"], said["adam_beta2"], said["adam_epsilon"]) == (optim.beta1, optim.beta2, optim.eps)

@@ -77,6 +77,14 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def whole(self, value: Tensor) -> Tensor:
+        """A figure that a model in shards has, on every process."""
+        if self.size > 1:
+            from torch.distributed.tensor import DTensor
+
+            value = value.full_tensor() if isinstance(value, DTensor) else value
+        return value
+
     def deal(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
         """One item of every `size` for this process, and whether it counts: where the last are fewer than the processes, some
         do the last one again for nothing, as a model in shards needs all of them to run."""

@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +13,12 @@ from .checkpoint import Curve
 from .config import UserError, one_line
 from .files import replace_text
 
+if TYPE_CHECKING:
+    from .logs import Log
+
 METRICS = "metrics.jsonl"
+Row = dict[str, Any]
+"""A line of it."""
 
 PEAKS = {
     "NVIDIA A100": 312e12,
@@ -53,6 +60,10 @@ class Progress:
     """Of every evaluation so far, those of earlier calls included."""
     test_loss_nats: float | None = None
     """At the end, where the config asks for it."""
+    lr: float | None = None
+    """Of the step, before each parameter's own share of it; at log lines."""
+    gradient_norm: float | None = None
+    """Of the step's whole gradient, before it is clipped; at log lines."""
 
 
 @dataclass
@@ -83,14 +94,18 @@ class Metrics:
     def __init__(self, out: Path | None, done: int, speed: Speed) -> None:
         self.speed = speed
         self.path = None if out is None else out / METRICS
+        self.logs: Sequence[Log] = ()
+        """What is told each line, too."""
+        self.rows: list[Row] = []
+        """What earlier calls have left."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= done]
-        replace_text(self.path, "".join(line + "\n" for line in kept))
+        self.rows = [row for row in map(json.loads, _whole_lines(self.path)) if row["step"] <= done]
+        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, progress: Progress) -> None:
-        """Append a step, if it has a loss to tell."""
+        """Append a step, if it has a loss to tell. Raises OSError."""
         if self.path is None or (progress.train_loss_nats is None and progress.valid_loss_nats is None):
             return
         row = {name: value for name, value in vars(progress).items() if value is not None and name != "curve"}
@@ -99,6 +114,13 @@ class Metrics:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        for log in self.logs:
+            log.tell(row)
+
+    def close(self) -> None:
+        """Raises OSError."""
+        for log in self.logs:
+            log.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 
 from .optim import optimizer
-from .train import TrainConfig, accumulate, fresh, update
+from .train import TrainConfig, accumulate, fresh, gradient_norm, update
 
 WARMUP = 3
 """Steps before the first that counts (assumption): kernels are chosen, memory is taken, AdamW's moments are made."""
@@ -52,7 +52,7 @@ class Stepper:
         accumulate(self.model, self.inputs, self.targets, self.config)
 
     def _update(self) -> None:
-        update(self.model, self.adamw, self.config, share=0.0)
+        update(self.model, self.adamw, self.config, share=0.0, norm=gradient_norm(self.model))
 
 
 def whole(seconds: Sequence[float], microbatches: int) -> float:

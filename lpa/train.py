@@ -20,6 +20,7 @@ from .data import Batches, DataConfig, Shards, valid_batches
 from .distributed import ALONE, World
 from .files import replace_text
 from .keeper import Keeper
+from .logs import UNLOGGED, Logs
 from .metrics import Metrics, Progress, Speed, peak_flops
 from .model import Block, Decoder, ModelConfig, build
 from .optim import OptimConfig, optimizer, schedule, set_rate
@@ -106,6 +107,7 @@ def train(
     out: Path | None = None,
     only_at: Collection[int] | None = None,
     world: World = ALONE,
+    logs: Logs = UNLOGGED,
 ) -> Generator[Progress]:
     """Train a model from its config, one yield a step. With `out`, the config, metrics and checkpoints go there, and what a
     checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
@@ -114,6 +116,8 @@ def train(
     config and no metrics, and a checkpoint that cannot be written (the disk is full) is left out.
 
     world: the processes that train together. All take the same steps of the same batches, and end the iterator at the same one.
+
+    logs: what else is told of each line of metrics, in folders beside it.
 
     Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data.
     """
@@ -127,8 +131,10 @@ def train(
     done, curve, losses = begun.step, begun.curve, list(begun.pending)
     told = out if world.is_first and not spare else None
     metrics = Metrics(told, done, speed(config, device, world.size, done))
-    if told is not None:
-        replace_text(told / CONFIG, dump_yaml(config))
+    with world.together():
+        if told is not None:
+            replace_text(told / CONFIG, dump_yaml(config))
+            metrics.logs = logs.open(told, config, done, metrics.rows)
     part = world.part(config.batch_size)
     batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed, part)
     due = _eval_steps(config)
@@ -136,20 +142,21 @@ def train(
     try:
         for number in range(done, config.steps):
             share = schedule(config.optim, number, config.steps)
-            losses.append(step(model, adamw, batches(number), config, number, share, world))
+            loss, norm = step(model, adamw, batches(number), config, number, share, world)
+            losses.append(loss)
             done = number + 1
 
             train_loss = valid_loss = test_loss = None
-            if done % config.log_every == 0 or done in due:
-                train_loss = _finite(torch.stack(losses).mean().item(), "training", done)
+            if logged := done % config.log_every == 0 or done in due:
+                train_loss = _finite(torch.stack(losses).mean().item(), "training loss", done)
                 losses.clear()
             if done in due:
-                valid_loss = _finite(evaluate(model, shards, "valid", config, world), "validation", done)
+                valid_loss = _finite(evaluate(model, shards, "valid", config, world), "validation loss", done)
                 curve = (*curve, (done * config.batch_tokens, valid_loss))
             if config.test and done == config.steps:
-                test_loss = _finite(evaluate(model, shards, "test", config, world), "test", done)
-            seconds = time.perf_counter() - started
-            progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve, test_loss)
+                test_loss = _finite(evaluate(model, shards, "test", config, world), "test loss", done)
+            seconds, slope = time.perf_counter() - started, (config.optim.lr * share, norm) if logged else (None, None)
+            progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve, test_loss, *slope)
             metrics.write(progress)
             if _keeps(config, done) if only_at is None else done in only_at:
                 keeper.save(Reached(done, curve, losses))
@@ -158,7 +165,10 @@ def train(
         keeper.save(Reached(done, curve, losses))
         raise
     finally:
-        keeper.finish()
+        try:
+            keeper.finish()
+        finally:
+            metrics.close()
 
 
 def fresh(config: TrainConfig, device: torch.device) -> Decoder:
@@ -189,24 +199,32 @@ def step(
     number: int,
     share: float,
     world: World = ALONE,
-) -> Tensor:
-    """One step, from a batch to new weights; the batch's mean loss. batch: inputs and targets, (batch, context) each, of which
-    a process of many has its own part; number: the step's, 0-based; share: of the peak rate. What is dropped out is a function
-    of (seed, number) and of the process, too. Raises DivergedError in every process before any weight is changed."""
+) -> tuple[Tensor, float]:
+    """One step, from a batch to new weights; the batch's mean loss and the norm of its gradient. batch: inputs and targets,
+    (batch, context) each, of which a process of many has its own part; number: the step's, 0-based; share: of the peak rate.
+    What is dropped out is a function of (seed, number) and of the process, too. Raises DivergedError in every process before
+    any weight is changed."""
     if config.model.dropout:
         torch.manual_seed(_step_seed(config.seed, number, world.rank))
     device = next(model.parameters()).device
     inputs, targets = (half.to(device, non_blocking=True) for half in batch)
     loss = world.mean(accumulate(model, inputs, targets, config))
-    _finite(loss.item(), "training", number + 1)
-    update(model, adamw, config, share)
-    return loss
+    _finite(loss.item(), "training loss", number + 1)
+    norm = world.whole(gradient_norm(model))
+    length = _finite(norm.item(), "gradient's norm", number + 1)
+    update(model, adamw, config, share, norm)
+    return loss, length
 
 
-def update(model: Decoder, adamw: torch.optim.AdamW, config: TrainConfig, share: float) -> None:
-    """From a batch's gradient to new weights; the gradient is gone then. share: of the peak rate."""
+def gradient_norm(model: Decoder) -> Tensor:
+    """Of the whole gradient."""
+    return nn.utils.get_total_norm(one.grad for one in model.parameters() if one.grad is not None)
+
+
+def update(model: Decoder, adamw: torch.optim.AdamW, config: TrainConfig, share: float, norm: Tensor) -> None:
+    """From a batch's gradient to new weights; the gradient is gone then. share: of the peak rate; norm: the gradient's."""
     if config.optim.clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+        nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip, norm)
     set_rate(adamw, share)
     adamw.step()
     adamw.zero_grad(set_to_none=True)
@@ -272,7 +290,7 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}:dropout{whose}".encode()).digest()[:7], "big")
 
 
-def _finite(loss: float, what: str, step: int) -> float:
-    if not math.isfinite(loss):
-        raise DivergedError(f"the {what} loss was {loss} at step {step}")
-    return loss
+def _finite(value: float, what: str, step: int) -> float:
+    if not math.isfinite(value):
+        raise DivergedError(f"the {what} was {value} at step {step}")
+    return value

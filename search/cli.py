@@ -247,12 +247,15 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A train.yaml.")],
     out: Out = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many more steps, to go on later.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="The metrics as TensorBoard's event files, too.")] = False,
+    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="And as a run of Weights & Biases.")] = None,
     settings: Settings = None,
 ) -> None:
     """Train a model; the same command goes on where it stopped. Results go to `train` beside CONFIG or to --out."""
+    from ..lpa.logs import Logs
     from . import training
 
-    code = training.train(config, out, steps, settings or [])
+    code = training.train(config, out, steps, settings or [], Logs(tensorboard, wandb))
     if code:
         raise typer.Exit(code)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..lpa import train as training
 from ..lpa.data import check_fits
 from ..lpa.distributed import SharedMistakeError, World, joined
+from ..lpa.logs import Logs
 from ..lpa.metrics import METRICS
 from ..lpa.prepare import open_shards
 from ..lpa.sharded import place_of
@@ -22,19 +23,20 @@ from .presets import load_config
 STOPPING = "stopping at the end of this step; once more: at once, without a checkpoint"
 
 
-def train(config: Path, out: Path | None, steps: int | None, settings: Sequence[str]) -> int:
+def train(config: Path, out: Path | None, steps: int | None, settings: Sequence[str], logs: Logs) -> int:
     """Train by a config's file, `steps` more steps or all that are left; the exit code. Raises UserError."""
     with joined() as world:
         try:
-            return _train(config, out or config.parent / "train", steps, settings, world)
+            return _train(config, out or config.parent / "train", steps, settings, logs, world)
         except SharedMistakeError as mistake:
             return _end(str(mistake), 2, world)
         except DivergedError as error:
             return _end(f"training diverged: {error}; a lower optim.lr may help", 1, world)
 
 
-def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], world: World) -> int:
+def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], logs: Logs, world: World) -> int:
     with world.together():
+        logs.check()
         config = load_config(path, settings)
         world.check(config.batch_size, config.microbatch, config.resolve_device())
     with world.together():
@@ -49,7 +51,8 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], wo
                 stack.enter_context(folder.held(place))
         interrupt = stack.enter_context(Interrupt(STOPPING if world.is_first else ""))
         heard = 0
-        for progress in islice(stack.enter_context(closing(training.train(config, shards, place, world=world))), steps):
+        whole = stack.enter_context(closing(training.train(config, shards, place, world=world, logs=logs)))
+        for progress in islice(whole, steps):
             done = progress.step
             if world.is_first:
                 terminal.print_progress(progress, config.steps)

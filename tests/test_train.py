@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lpanas.lpa import train as training
 from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
 from lpanas.lpa.metrics import Speed, named_peak
 from lpanas.lpa.model import ModelConfig, build
-from lpanas.lpa.optim import OptimConfig, schedule
+from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.placement import Placement
 from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, fresh, is_bfloat16, reached, train
 
@@ -274,10 +275,32 @@ def test_progress_counts_steps_and_tokens(config: TrainConfig, shards: Shards) -
 def test_a_diverging_run_says_so(log_every: int, config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
     optim = OptimConfig(lr=1e6, lr_rule="uniform", clip=None)
     steps = train(config.change(optim=optim, log_every=log_every), shards, tmp_path)
-    with pytest.raises(DivergedError, match=r"^the (training|validation) loss was (nan|inf) at step \d+$"):
+    with pytest.raises(DivergedError, match=r"^the (training loss|gradient's norm) was (nan|inf) at step \d+$"):
         list(steps)
     rows = metrics(tmp_path)
     assert all(math.isfinite(row["train_loss_nats"]) for row in rows)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig) -> None:
+    model = fresh(config, torch.device("cpu"))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
+    tokens = torch.zeros(4, 16, dtype=torch.long)
+    with pytest.raises(DivergedError, match=r"^the gradient's norm was (nan|inf) at step 3$"):
+        training.step(model, optimizer(model, config.optim), (tokens, tokens), config, 2, share=1.0)
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+
+
+def test_a_log_line_tells_rate_and_gradient_of_its_step(config: TrainConfig, shards: Shards) -> None:
+    rows = run(config.change(log_every=5, evals=1), shards)
+    assert {row.step: row.lr for row in rows if row.lr is not None} == {
+        number: config.optim.lr * schedule(config.optim, number - 1, 12) for number in (5, 10, 12)
+    }
+    assert {row.step for row in rows if row.gradient_norm is not None} == {5, 10, 12}
+    model = build(config.model, torch.device("cpu"), config.seed)
+    model.loss(*Batches(shards.split("train"), 16, 4, config.seed)(0)).backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
+    assert run(config, shards)[0].gradient_norm == pytest.approx(norm, rel=1e-5)
 
 
 @given(tokens=st.integers(1, 10**9), batch_size=st.integers(1, 64))

@@ -47,7 +47,8 @@ def save(path: Path, fingerprint: str, reached: Reached, model: Decoder, adamw: 
     except (OSError, RuntimeError) as error:  # torch's writer, when the disk is full
         with suppress(OSError):
             draft.unlink()
-        raise OSError(f"{path}: cannot be written: {one_line(error)}") from error
+        why = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise OSError(f"{path}: cannot be written: {one_line(why)}") from error
 
 
 def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> Reached:

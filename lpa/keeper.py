@@ -1,5 +1,7 @@
 """The checkpoint of a training: a file by a single process, folders by many, and each goes on from either."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from . import checkpoint, sharded
 from .checkpoint import Reached
+from .config import UserError, one_line
 from .distributed import ALONE, World
 from .model import Decoder, ModelConfig
 
@@ -53,30 +56,46 @@ class Keeper:
         return reached
 
     def save(self, reached: Reached) -> None:
-        """Write it, unless it is there; many processes do so while they go on. Raises OSError, but for a spare one."""
+        """Write it, unless it is there; many processes do so while they go on. Raises UserError, but for a spare one."""
         if self.path is None or reached.step == self.saved:
             return
-        try:
+        with self.writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.writer is None:
                 checkpoint.save(self.path, self.fingerprint, reached, self.model, self.adamw)
+                self.saved = reached.step
             else:
                 self.writer.finish()
-                self.writer.begin(reached)
-        except OSError:
-            if not self.spare:
-                raise
-        else:
+        if self.writer is not None:  # what was begun before is whole everywhere
+            self.writer.begin(reached)
             self.saved = reached.step
 
     def finish(self) -> None:
-        """Wait for what is being written. Raises OSError, but for a spare one."""
-        try:
+        """Wait for what is being written. Raises UserError, but for a spare one."""
+        with self.writing():
             if self.writer is not None:
                 self.writer.finish()
-        except OSError:
-            if not self.spare:
-                raise
+
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """What one process cannot write in this block is everybody's mistake, which says what there is to go on from; but for a
+        spare training. All processes come here."""
+        with self.world.together():
+            try:
+                yield
+            except OSError as error:
+                if not self.spare:
+                    raise UserError(f"{self._reason(error)}; {self._kept()}") from None
+
+    def _reason(self, error: OSError) -> str:
+        assert self.path is not None
+        told = error.strerror is None  # one of our own
+        return one_line(error, 500) if told else f"{error.filename or self.path.parent}: cannot be written: {error.strerror}"
+
+    def _kept(self) -> str:
+        assert self.path is not None
+        kept = newest(self.path)
+        return f"{kept} is whole, and the same command goes on from it" if kept else "there is no checkpoint before it"
 
 
 def newest(path: Path, fingerprint: str | None = None) -> Path | None:

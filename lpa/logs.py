@@ -25,7 +25,7 @@ class Log(Protocol):
         """One more line of metrics.jsonl, unless it has been told. Raises OSError."""
 
     def close(self) -> None:
-        """All that was told is written, or sent, when this has ended. Raises OSError."""
+        """All that was told is written, or sent, when this has ended."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class TensorBoard:
         replace_text(self.path, json.dumps({"told": self.told}), sync=False)
 
     def close(self) -> None:
-        self.writer.close()
+        with suppress(OSError):  # what was told is there
+            self.writer.close()
 
 
 class Wandb:

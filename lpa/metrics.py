@@ -118,7 +118,7 @@ class Metrics:
             log.tell(row)
 
     def close(self) -> None:
-        """Raises OSError."""
+        """The logs' end."""
         for log in self.logs:
             log.close()
 

@@ -151,16 +151,28 @@ class Writer:
 
         try:
             written.result()
-        except CheckpointException as error:  # not an Exception
-            raise OSError(f"{draft}: cannot be written: {one_line(error)[:200]}") from None
+            if self.world.is_first:
+                self._rename(draft, row)
+        except CheckpointException as error:  # not an Exception; all have ended, and all have it
+            self._forget(draft)
+            why = next((reason for reason, _ in error.failures.values()), error)
+            raise OSError(f"{draft.with_suffix('')}: cannot be written: {one_line(why)}") from None
+        except OSError as error:
+            self._forget(draft)
+            raise OSError(f"{draft.with_suffix('')}: cannot be written: {one_line(error)}") from None
+
+    def _rename(self, draft: Path, row: str) -> None:
+        replace_text(draft / REACHED, row)
+        folder = draft.with_suffix("")
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        _sync(self.out)
+        for old in folders(self.out)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _forget(self, draft: Path) -> None:
         if self.world.is_first:
-            replace_text(draft / REACHED, row)
-            folder = draft.with_suffix("")
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
-            _sync(self.out)
-            for old in folders(self.out)[:-KEPT]:
-                shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

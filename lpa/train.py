@@ -119,7 +119,8 @@ def train(
 
     logs: what else is told of each line of metrics, in folders beside it.
 
-    Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data.
+    Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data, or when it cannot be
+    written; then it says which checkpoint is whole.
     """
     device = config.resolve_device()
     model = world.shard(fresh(config, device), is_bfloat16(config, device))
@@ -130,8 +131,8 @@ def train(
         begun = keeper.load()
     done, curve, losses = begun.step, begun.curve, list(begun.pending)
     told = out if world.is_first and not spare else None
-    metrics = Metrics(told, done, speed(config, device, world.size, done))
-    with world.together():
+    with keeper.writing():
+        metrics = Metrics(told, done, speed(config, device, world.size, done))
         if told is not None:
             replace_text(told / CONFIG, dump_yaml(config))
             metrics.logs = logs.open(told, config, done, metrics.rows)
@@ -157,18 +158,20 @@ def train(
                 test_loss = _finite(evaluate(model, shards, "test", config, world), "test loss", done)
             seconds, slope = time.perf_counter() - started, (config.optim.lr * share, norm) if logged else (None, None)
             progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve, test_loss, *slope)
-            metrics.write(progress)
+            if logged:
+                with keeper.writing():
+                    metrics.write(progress)
             if _keeps(config, done) if only_at is None else done in only_at:
                 keeper.save(Reached(done, curve, losses))
             yield progress
-    except GeneratorExit:
-        keeper.save(Reached(done, curve, losses))
+        keeper.finish()
+    except (GeneratorExit, DivergedError, UserError) as ending:  # which all processes have; another error is one's own
+        if isinstance(ending, GeneratorExit):
+            keeper.save(Reached(done, curve, losses))
+        keeper.finish()
         raise
     finally:
-        try:
-            keeper.finish()
-        finally:
-            metrics.close()
+        metrics.close()
 
 
 def fresh(config: TrainConfig, device: torch.device) -> Decoder:

@@ -1,13 +1,20 @@
-from collections.abc import Callable
+import json
+import re
+import resource
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from lpanas.lpa import checkpoint
 from lpanas.lpa.checkpoint import Reached
-from lpanas.lpa.config import UserError
+from lpanas.lpa.config import UserError, dump_yaml
+from lpanas.lpa.data import DataConfig
 from lpanas.lpa.model import Decoder, ModelConfig, build
 from lpanas.lpa.optim import OptimConfig, optimizer
+from lpanas.lpa.train import TrainConfig
+from making import Call
 
 State = tuple[Decoder, torch.optim.AdamW]
 
@@ -105,3 +112,40 @@ def test_an_unreadable_checkpoint_is_a_mistake_in_one_line(
     for read in (lambda: checkpoint.reached(path, "mine"), lambda: checkpoint.load(path, "mine", *started(tiny, 1))):
         with pytest.raises(UserError, match=r"^[^\n]*c\.pt: not a checkpoint that can be read[^\n]*$"):
             read()
+
+
+@pytest.mark.parametrize("limit", [1000, 4000, 20000], ids=["metrics", "a later row", "checkpoint"])
+def test_a_full_disk_ends_a_training_in_one_line_and_the_last_checkpoint_serves(
+    limit: int, tiny: ModelConfig, pages: DataConfig, tmp_path: Path, call: Call
+) -> None:
+    optim = OptimConfig(lr=1e-2)
+    steps = {"tokens": 24 * 4 * 16, "log_every": 1, "checkpoint_every": 20}
+    config = TrainConfig(model=tiny, data=pages, optim=optim, batch_size=4, device="cpu", **steps)
+    path, out = tmp_path / "train.yaml", tmp_path / "out"
+    path.write_text(dump_yaml(config))
+    assert call("train", path, "--out", tmp_path / "whole")[0] == 0
+    assert call("train", path, "--out", out, "--steps", 7)[0] == 0
+    with files_up_to(limit):
+        code, _, told = call("train", path, "--out", out)
+    assert code == 2
+    assert re.fullmatch(rf"lpanas: \S+: cannot be written: .*File too large; {out}/checkpoint.pt is whole, .*\n", told)
+    assert checkpoint.reached(out / "checkpoint.pt", None).step == 7
+    assert not list(out.glob("*.draft"))
+    assert call("train", path, "--out", out)[0] == 0
+    assert told_of(out) == told_of(tmp_path / "whole")
+
+
+def told_of(out: Path) -> list[tuple[int, float]]:
+    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["train_loss_nats"]) for row in rows]
+
+
+@contextmanager
+def files_up_to(limit: int) -> Generator[None]:
+    """No file can grow beyond so many bytes, even root's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

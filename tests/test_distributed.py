@@ -31,10 +31,14 @@ SECONDS = 150
 
 
 @contextmanager
-def launched(processes: int, *words: object, restarts: int = 0) -> Generator[subprocess.Popen[str]]:
-    """`torchrun ...`, which has ended, with all of its processes, when the block has."""
+def launched(
+    processes: int, *words: object, restarts: int = 0, file_blocks: int | None = None
+) -> Generator[subprocess.Popen[str]]:
+    """`torchrun ...`, which has ended, with all of its processes, when the block has. file_blocks: of 512 bytes, the most of a
+    file."""
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*agent, f"--max-restarts={restarts}", *map(str, words)]
+    limit = [] if file_blocks is None else ["sh", "-c", f'ulimit -f {file_blocks} && exec "$0" "$@"']
+    command = [*limit, *agent, f"--max-restarts={restarts}", *map(str, words)]
     mark = f"lpanas_launched={uuid4().hex}"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **dict([mark.split("=")])}
     pipe = subprocess.PIPE
@@ -63,9 +67,9 @@ def children(process: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def torchrun(processes: int, *words: object) -> tuple[int, str]:
+def torchrun(processes: int, *words: object, file_blocks: int | None = None) -> tuple[int, str]:
     """Exit code and all that was printed."""
-    with launched(processes, *words) as it:
+    with launched(processes, *words, file_blocks=file_blocks) as it:
         text, _ = it.communicate(timeout=SECONDS)
         return it.returncode, text
 
@@ -200,6 +204,24 @@ def test_processes_that_do_not_divide_the_batch_say_so_once_and_end(path: Path, 
     assert text.count("lpanas: ") == text.count("lpanas: batch_size: 5 sequences do not divide among 2 processes\n") == 1
     assert "exitcode  : 2" in text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_ends_all_in_one_line_and_the_one_before_it_serves(
+    half: Path, alone: list[dict[str, float]], path: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(half, tmp_path / "out")
+    code, text = torchrun(2, *lpanas_train(path, out), file_blocks=32)
+    assert code != 0
+    mistake = f"lpanas: {out}/checkpoint-000000008: cannot be written: [Errno 27] File too large"
+    kept = f"{out}/checkpoint-000000007 is whole, and the same command goes on from it"
+    assert text.count("lpanas: ") == text.count(f"{mistake}; {kept}\n") == 1
+    assert text.count("Traceback") == 1  # torchrun's own
+    assert "exitcode  : 2" in text
+    assert sorted(path.name for path in out.glob("checkpoint*")) == ["checkpoint-000000006", "checkpoint-000000007"]
+    code, text = torchrun(2, *lpanas_train(path, out))
+    assert code == 0, text
+    same(rows(out), alone)
 
 
 @pytest.mark.parametrize(

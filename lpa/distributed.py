@@ -77,14 +77,6 @@ class World:
             dist.all_reduce(value)
         return value
 
-    def whole(self, value: Tensor) -> Tensor:
-        """A figure that a model in shards has, on every process."""
-        if self.size > 1:
-            from torch.distributed.tensor import DTensor
-
-            value = value.full_tensor() if isinstance(value, DTensor) else value
-        return value
-
     def deal(self, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
         """One item of every `size` for this process, and whether it counts: where the last are fewer than the processes, some
         do the last one again for nothing, as a model in shards needs all of them to run."""
@@ -138,19 +130,24 @@ class World:
         if texts := [text for text in found if text is not None]:
             raise SharedMistakeError(texts[0])
 
-    def shard(self, model: Decoder, bfloat16: bool) -> Decoder:
-        """The model, of which every process keeps a part (FSDP2): its weights, gradients and moments, block by block. bfloat16:
-        the blocks compute in it; weights are kept, and gradients averaged, in float32."""
+    def shard(self, model: Decoder, device: torch.device, bfloat16: bool) -> Decoder:
+        """The model, of which every process keeps a part (FSDP2): its weights, gradients and moments, block by block. It may be
+        on the meta device. bfloat16: the blocks' weights are sent, and compute, in it. The others are sent in float32, as the
+        residual stream that begins with them would be bfloat16, too, and is not on one process. All are kept, and gradients
+        averaged, in float32.
+
+        Every microbatch's gradient is averaged at once: kept until the last, it would be the whole model's on each process."""
         if self.size == 1:
             return model
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # half a second that a single process saves
 
-        kinds = (torch.bfloat16, torch.float32) if bfloat16 else (None, None)
-        policy = MixedPrecisionPolicy(*kinds, cast_forward_inputs=False)  # the rotary angles stay float32
-        mesh = dist.init_device_mesh(next(model.parameters()).device.type, (self.size,))
+        blocks = MixedPrecisionPolicy(
+            *((torch.bfloat16, torch.float32) if bfloat16 else (None, None)), cast_forward_inputs=False
+        )
+        mesh = dist.init_device_mesh(device.type, (self.size,))
         for block in model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=mesh, mp_policy=blocks)
+        fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
         return model
 
 

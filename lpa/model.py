@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import Config, Count
 from .linear import FactorActivation, LowRankLinear, saves, torch_default_
+from .parts import is_part, put
 from .placement import ATTENTION, FFN, PROJECTIONS, Placement, resolve_rank
 
 Size = Annotated[int, Field(gt=0)]
@@ -174,7 +175,7 @@ class Norm(nn.RMSNorm):
     """RMSNorm whose result is cast once to what the matmuls behind it read. x: (..., d_model) -> the same."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
+        y = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)  # of two types it has no fused kernel
         kind = x.device.type
         return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y
 
@@ -270,7 +271,8 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draw every tensor from a stream of its own, made from (seed, name): a tensor's values depend on nothing else."""
+        """Draw every tensor from a stream of its own, made from (seed, name): a tensor's values depend on nothing else. Of one
+        in parts each process draws the whole, one at a time, and keeps its part: the bits of a single process."""
         for name, module in self.named_modules():
             if isinstance(module, LowRankLinear):
                 continue  # its two factors come by as linear layers
@@ -278,15 +280,20 @@ class Decoder(nn.Module):
                 full = f"{name}.{key}"
                 if full == "head.weight" and self.config.tie_embeddings:
                     continue  # drawn as the embedding
-                stream = _stream(seed, full, parameter.device)
-                if isinstance(module, nn.Linear) and self.config.init == "lpa":
-                    torch_default_(parameter, module.in_features, stream)
-                elif key == "bias":
-                    nn.init.zeros_(parameter)
-                elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
-                    nn.init.ones_(parameter)
-                else:
-                    nn.init.normal_(parameter, std=self._std(name), generator=stream)
+                whole = torch.empty(parameter.shape, device=parameter.device) if is_part(parameter) else parameter
+                self._draw(whole, module, name, key, _stream(seed, full, parameter.device))
+                if whole is not parameter:
+                    put(parameter, whole)
+
+    def _draw(self, tensor: Tensor, module: nn.Module, name: str, key: str, stream: torch.Generator) -> None:
+        if isinstance(module, nn.Linear) and self.config.init == "lpa":
+            torch_default_(tensor, module.in_features, stream)
+        elif key == "bias":
+            nn.init.zeros_(tensor)
+        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
+            nn.init.ones_(tensor)
+        else:
+            nn.init.normal_(tensor, std=self._std(name), generator=stream)
 
     def _std(self, name: str) -> float:
         """The std that `init: matched` gives to the weight of a module (dense_std for dense projections)."""
@@ -329,10 +336,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def build(config: ModelConfig, device: torch.device, seed: int) -> Decoder:
     """A decoder with freshly drawn weights on a device."""
+    return fill(outline(config), device, seed)
+
+
+def outline(config: ModelConfig) -> Decoder:
+    """A decoder without values, on the meta device."""
     with torch.device("meta"):
-        model = Decoder(config)
+        return Decoder(config)
+
+
+def fill(model: Decoder, device: torch.device, seed: int) -> Decoder:
+    """An outline, or this process's part of one, with freshly drawn weights on a device."""
     model.to_empty(device=device)
-    if config.tie_embeddings:
+    if model.config.tie_embeddings:
         model.head.weight = model.embedding.weight
     model.init_weights(seed)
     return model

@@ -18,6 +18,7 @@ from .config import UserError, one_line
 from .distributed import ALONE, World
 from .files import replace_text
 from .model import Decoder, ModelConfig
+from .parts import put
 
 KEPT = 2
 """Folders; the older ones go."""
@@ -100,9 +101,9 @@ def load_file(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.A
     parameters = [parameter for group in adamw.param_groups for parameter in group["params"]]
     for number, parameter in enumerate(parameters):
         name = names[parameter]
-        _put(into[f"model.{name}"], state["model"][name])
+        put(into[f"model.{name}"], state["model"][name])
         for key, value in state["optimizer"]["state"][number].items():
-            _put(into[f"{key}.{name}"], value)
+            put(into[f"{key}.{name}"], value)
     return _on_device(Reached(state["step"], state["curve"], state["pending"]), model)
 
 
@@ -187,14 +188,3 @@ def _sync(folder: Path) -> None:
 def _on_device(found: Reached, model: nn.Module) -> Reached:
     device = next(model.parameters()).device
     return Reached(found.step, found.curve, [loss.to(device) for loss in found.pending])
-
-
-@torch.no_grad()
-def _put(target: Tensor, whole: Tensor) -> None:
-    """Copy a tensor, or this process's part of it."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    whole = whole.to(target.device)
-    if isinstance(target, DTensor):
-        whole = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=None)  # nothing is sent
-    target.copy_(whole)

@@ -22,8 +22,9 @@ from .files import replace_text
 from .keeper import Keeper
 from .logs import UNLOGGED, Logs
 from .metrics import Metrics, Progress, Speed, peak_flops
-from .model import Block, Decoder, ModelConfig, build
+from .model import Block, Decoder, ModelConfig, fill, outline
 from .optim import OptimConfig, optimizer, schedule, set_rate
+from .parts import whole
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.yaml"
 _WATCHED = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch", "test", "activation_checkpointing"}
@@ -123,7 +124,7 @@ def train(
     written; then it says which checkpoint is whole.
     """
     device = config.resolve_device()
-    model = world.shard(fresh(config, device), is_bfloat16(config, device))
+    model = fresh(config, device, world)
     adamw = optimizer(model, config.optim)
     spare, fingerprint = only_at is not None, config.fingerprint(shards.content)
     keeper = Keeper(out and out / CHECKPOINT, fingerprint, model, adamw, spare=spare, world=world)
@@ -174,13 +175,13 @@ def train(
         metrics.close()
 
 
-def fresh(config: TrainConfig, device: torch.device) -> Decoder:
-    """The model that a training starts with."""
-    model = build(config.model, device, config.seed)
+def fresh(config: TrainConfig, device: torch.device, world: World = ALONE) -> Decoder:
+    """The model that a training starts with, or this process's part of it."""
+    model = outline(config.model)
     for block in model.blocks:
         assert isinstance(block, Block)
         block.recomputes = config.activation_checkpointing
-    return model
+    return fill(world.shard(model, device, is_bfloat16(config, device)), device, config.seed)
 
 
 def speed(config: TrainConfig, device: torch.device, processes: int, done: int) -> Speed:
@@ -213,7 +214,7 @@ def step(
     inputs, targets = (half.to(device, non_blocking=True) for half in batch)
     loss = world.mean(accumulate(model, inputs, targets, config))
     _finite(loss.item(), "training loss", number + 1)
-    norm = world.whole(gradient_norm(model))
+    norm = whole(gradient_norm(model))
     length = _finite(norm.item(), "gradient's norm", number + 1)
     update(model, adamw, config, share, norm)
     return loss, length

@@ -9,6 +9,7 @@ from lpanas.lpa.config import UserError, parse_yaml
 from lpanas.lpa.distributed import SharedMistakeError, joined
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import OptimConfig, optimizer
+from lpanas.lpa.placement import Placement
 from lpanas.lpa.sharded import tensors
 from lpanas.lpa.train import DivergedError, TrainConfig, accumulate, fresh, step
 
@@ -16,6 +17,9 @@ MODEL = "{vocab_size: 32, d_model: 8, d_ff: 12, n_layers: 2, n_heads: 2, context
 CONFIG = TrainConfig.parse(
     parse_yaml(f"model: {MODEL}\noptim: {{lr: 0.1, lr_rule: uniform}}\ntokens: 64\nbatch_size: 4\ndevice: cpu", "c"), "c"
 )
+
+
+PLACEMENT = Placement.parse("0 attention=1/4; 1 up,down=1/4", 2)
 
 
 def mistake_on_the_second(world) -> None:
@@ -35,7 +39,7 @@ def a_loss_that_one_finds_not_finite_changes_no_weight_anywhere(world) -> None:
     model = build(CONFIG.model.change(tie_embeddings=False), torch.device("cpu"), 0)
     with torch.no_grad():
         model.embedding.weight[5] = torch.nan  # a token that the second process alone reads
-    model = world.shard(model, False)
+    model = world.shard(model, torch.device("cpu"), False)
     adamw = optimizer(model, CONFIG.optim)
     before = [parameter.to_local().clone() for parameter in model.parameters()]
     tokens = torch.full((2, 4), 5 if world.rank else 4)
@@ -53,7 +57,7 @@ def gradients_are_those_of_one_process(world) -> None:
     inputs, targets = torch.randint(32, (2, 4, 4), generator=stream)
     alone = build(config.model, torch.device("cpu"), 0)
     loss = accumulate(alone, inputs, targets, config.change(microbatch=None))
-    model = world.shard(fresh(config.change(activation_checkpointing=True), torch.device("cpu")), False)
+    model = fresh(config.change(activation_checkpointing=True), torch.device("cpu"), world)
     part = world.part(4)
     shared = world.mean(accumulate(model, inputs[part], targets[part], config))
     torch.testing.assert_close(shared, loss)
@@ -63,16 +67,36 @@ def gradients_are_those_of_one_process(world) -> None:
         torch.testing.assert_close(other.grad.full_tensor(), one.grad)
 
 
-def bfloat16_keeps_float32_weights_and_gradients(world) -> None:
+def weights_are_the_bits_of_one_process(world) -> None:
+    """Matrices whose rows do not divide, factors, biases, tied embeddings."""
+    shape = {"d_ff": 13, "bias": True, "norm": "layer_after", "positions": "learned", "rank_multiple": 1}
+    model = CONFIG.model.change(**shape, placement=PLACEMENT)
+    for init in ("matched", "lpa"):
+        config = CONFIG.change(model=model.change(init=init), seed=3)
+        alone, parts = fresh(config, torch.device("cpu")), fresh(config, torch.device("cpu"), world)
+        assert parts.head.weight is parts.embedding.weight
+        for (name, one), (other_name, other) in zip(alone.named_parameters(), parts.named_parameters(), strict=True):
+            assert name == other_name
+            assert other.to_local().numel() < one.numel()
+            assert torch.equal(other.full_tensor(), one)
+
+
+def bfloat16_keeps_float32_weights_gradients_and_stream(world) -> None:
+    """And gives what one process gives under autocast."""
     config = CONFIG.change(precision="bfloat16")
-    model = world.shard(build(config.model, torch.device("cpu"), 0), True)
+    model = fresh(config, torch.device("cpu"), world)
     adamw = optimizer(model, OptimConfig(lr=0.1, lr_rule="uniform"))
-    exact = accumulate(
-        build(config.model, torch.device("cpu"), 0), torch.arange(8).view(2, 4), torch.arange(8).view(2, 4), CONFIG
-    )
-    rounded = accumulate(model, torch.arange(8).view(2, 4), torch.arange(8).view(2, 4), config)
-    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02)
-    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+    streams = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda block, given: streams.append(given[0].dtype))
+    tokens = torch.arange(8).view(2, 4)
+    alone = fresh(config, torch.device("cpu"))
+    exact, rounded = accumulate(alone, tokens, tokens, config), accumulate(model, tokens, tokens, config)
+    torch.testing.assert_close(rounded, exact, rtol=1e-6, atol=0)
+    assert set(streams) == {torch.float32}
+    for one, other in zip(alone.parameters(), model.parameters(), strict=True):
+        assert other.grad.dtype == torch.float32
+        assert (other.grad.full_tensor() - one.grad).norm() < 0.01 * one.grad.norm()
     adamw.step()
     assert {value.dtype for value in tensors(model, adamw).values()} == {torch.float32}
 
@@ -83,7 +107,8 @@ if __name__ == "__main__":
             what_one_finds_all_hear_of,
             a_loss_that_one_finds_not_finite_changes_no_weight_anywhere,
             gradients_are_those_of_one_process,
-            bfloat16_keeps_float32_weights_and_gradients,
+            weights_are_the_bits_of_one_process,
+            bfloat16_keeps_float32_weights_gradients_and_stream,
         ):
             check(world)
             dist.barrier()

@@ -28,23 +28,25 @@ class Cost:
     memory_bytes: int
     """Weights, gradients and AdamW's two moments in float32, bfloat16 copies of the matmul weights where activations are
     bfloat16, and the activations of one microbatch at their peak, with an attention kernel that keeps no scores (flash). The
-    peak of a step with accumulated gradients; an upper bound without, where no gradient exists yet at the activations' peak."""
+    peak of a step with accumulated gradients; an upper bound without, where no gradient exists yet at the activations' peak,
+    and with bfloat16 and activation checkpointing, where the copies and the activations have their peaks at other times."""
 
     def asdict(self) -> dict[str, int]:
         """The figures by name."""
         return asdict(self)
 
 
-def cost(config: ModelConfig, microbatch: int, item: int = 2) -> Cost:
+def cost(config: ModelConfig, microbatch: int, item: int = 2, recomputes: bool = False) -> Cost:
     """The cost of training a model. microbatch: sequences in one forward pass; item: bytes of an activation, 2 under
-    bfloat16 autocast and 4 in float32."""
+    bfloat16 autocast and 4 in float32; recomputes: with activation checkpointing, which changes the memory alone (FLOPs are
+    the model's; what is computed again, about a forward pass of the blocks, is not counted)."""
     body = body_params(config)
     head = 0 if config.tie_embeddings else config.vocab_size * config.d_model
     params = body + config.vocab_size * config.d_model + head + (config.vocab_size if config.head_bias else 0)
     params += config.context * config.d_model if config.positions == "learned" else 0
     tokens = microbatch * config.context
     copies = 2 * (sum(_body_matmuls(config)) + config.vocab_size * config.d_model) if item == 2 else 0
-    memory = 16 * params + copies + tokens * activation_bytes_per_token(config, item)
+    memory = 16 * params + copies + tokens * activation_bytes_per_token(config, item, recomputes)
     return Cost(params, body, flops_per_token(config), memory)
 
 
@@ -67,20 +69,39 @@ def flops_per_token(config: ModelConfig) -> int:
     return TRAIN_PER_FORWARD * 2 * (matmuls + scores)
 
 
-def activation_bytes_per_token(config: ModelConfig, item: int) -> int:
-    """Bytes a token at the peak, the start of the backward pass: what the forward pass keeps (with fused norms and dropout
-    and flash attention, without checkpointing) and the loss's or the FFN's passing gradients. item: bytes of what matmuls
-    read. Measured on a CPU, the peak is 0.92 to 1.03 of it; the farther, the more of it is the FFN's."""
-    d, queries, keys = config.d_model, config.n_heads * config.d_head, config.kv_heads * config.d_head
-    norm = 4 * d + 4 + item * d  # the float32 stream and its root mean square; the result, which matmuls read
+def activation_bytes_per_token(config: ModelConfig, item: int, recomputes: bool = False) -> int:
+    """Bytes a token at the peak. item: bytes of what matmuls read.
+
+    Without checkpointing that is the start of the backward pass: what the forward pass keeps (with fused norms and dropout and
+    flash attention) and the loss's or the FFN's passing gradients. Measured on a CPU, the peak is 0.92 to 1.03 of it; the
+    farther, the more of it is the FFN's.
+
+    With checkpointing of every block (Chen et al., arXiv 1604.06174, with a block as the segment) each block keeps its input,
+    4 d_model in float32, and the peak is there or where a block is computed again:
+    4 n_layers d_model + max(last norm and loss, the largest block's own but for its input). Measured in the same way, the
+    peak in float32 is 0.93 to 1.06 of it."""
+    d = config.d_model
+    last = _norm_bytes(config, item) + 4 * config.vocab_size + 8  # log-softmax in float32, and the target
+    loss, ffn = 8 * config.vocab_size, 4 * d + (3 if config.ffn == "swiglu" else 1) * item * config.d_ff
+    blocks = [(_block_bytes(config, layer, item), count) for layer, count in config.placement.alike]
+    if recomputes:
+        return 4 * d * config.n_layers + max(last + loss, max(size for size, _ in blocks) - 4 * d + ffn)
+    return sum(size * count for size, count in blocks) + last + max(loss, ffn)
+
+
+def _norm_bytes(config: ModelConfig, item: int) -> int:
+    return 4 * config.d_model + 4 + item * config.d_model  # the float32 stream and its root mean square; what matmuls read
+
+
+def _block_bytes(config: ModelConfig, layer: int, item: int) -> int:
+    """Bytes a token that the forward pass of a block keeps."""
+    queries, keys = config.n_heads * config.d_head, config.kv_heads * config.d_head
     attention = item * (queries + 2 * keys + queries) + 4 * config.n_heads  # rotated q and k, v, the result; log-sum-exp
     ffn = item * config.d_ff * (4 if config.ffn == "swiglu" else 1)  # gate, silu(gate), up and their product; or relu(up)
     per_rank = item * (1 if config.factor_activation == "none" else 2)  # x A, and its SiLU
-    ranks = [count * (config.rank(layer, name) or 0) for layer, count in config.placement.alike for name in config.projections]
-    kept = config.n_layers * (2 * norm + attention + ffn) + per_rank * sum(ranks) + norm
-    kept += 4 * config.vocab_size + 8  # log-softmax in float32, and the target
-    kept += 2 * config.n_layers * d if config.dropout else 0  # masks of a byte
-    return kept + max(8 * config.vocab_size, 4 * d + (3 if config.ffn == "swiglu" else 1) * item * config.d_ff)
+    ranks = sum(config.rank(layer, name) or 0 for name in config.projections)
+    masks = 2 * config.d_model if config.dropout else 0  # of a byte
+    return 2 * _norm_bytes(config, item) + attention + ffn + per_rank * ranks + masks
 
 
 def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:

@@ -77,11 +77,13 @@ def _table(place: Path) -> str:
         rows.append(_row(f"`{name}`", its["predicted"], at))
         dense[_row("`dense/train.yaml`", its["dense"], at)] = None
         notes[f"- {its['evidence']['run']} (`{name}`): {its['placement']}"] = None
-    head = "| config | params | FLOPs a token | FLOPs in all | GiB a GPU | s a step, one GPU | GPU hours | assumed |"
-    table = "\n".join([head, f"|{' --- |' * 8}", *rows, *dense])
+    titles = ("config", "params", "FLOPs a token", "FLOPs in all", "GiB a GPU", "GiB, recomputed")
+    titles += ("s a step, one GPU", "GPU hours", "assumed")
+    table = "\n".join([f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *rows, *dense])
     return (
-        f"{table}\n\nBy formula, before anything is trained. Times are assumptions: a share of a GPU's peak, the same for\n"
-        "all, of which low-rank layers reach less.\n\n" + "\n".join(notes)
+        f"{table}\n\nBy formula, before anything is trained. GiB a GPU: of a single one, with activations as the config has\n"
+        "them (kept, unless it says `activation_checkpointing: true`); recomputed: with that key. Times are assumptions: a\n"
+        "share of a GPU's peak, the same for all, of which low-rank layers reach less.\n\n" + "\n".join(notes)
     )
 
 
@@ -95,5 +97,7 @@ def _predictions(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _row(name: str, its: dict[str, Any], at: str) -> str:
     cells = [name, f"{its['params']:,}", f"{its['flops_per_token']:,}", f"{its['flops']:.4g}"]
-    cells += [f"{its['memory_bytes'] / 2**30:.2f}", f"{its['step_seconds']:.4g}", f"{its['gpu_hours']:.4g}", at]
+    memory = [its.get(key) for key in ("memory_bytes", "recomputed_memory_bytes")]
+    cells += ["" if size is None else f"{size / 2**30:.2f}" for size in memory]  # an older file has one of them
+    cells += [f"{its['step_seconds']:.4g}", f"{its['gpu_hours']:.4g}", at]
     return f"| {' | '.join(cells)} |"

@@ -54,6 +54,10 @@ class Prediction:
     """Of one microbatch at their peak."""
     memory_bytes: int
     """Both together."""
+    activation_checkpointing: bool
+    """What the config says, and both figures assume."""
+    recomputed_memory_bytes: int
+    """With activation checkpointing."""
     step_seconds: float
     """Of one GPU; n GPUs at the same utilisation take 1/n."""
     gpu_hours: float
@@ -62,8 +66,9 @@ class Prediction:
 def predict(config: TrainConfig, assumed: Assumed) -> Prediction:
     """What a training takes."""
     microbatch = config.microbatch or config.batch_size
-    found = cost(config.model, microbatch, BFLOAT16_BYTES)
-    activations = microbatch * config.model.context * activation_bytes_per_token(config.model, BFLOAT16_BYTES)
+    recomputes = config.activation_checkpointing
+    found, least = (cost(config.model, microbatch, BFLOAT16_BYTES, again) for again in (recomputes, True))
+    activations = microbatch * config.model.context * activation_bytes_per_token(config.model, BFLOAT16_BYTES, recomputes)
     tokens, per_second = config.steps * config.batch_tokens, assumed.mfu * assumed.peak_tflops * 1e12
     flops = found.flops_per_token * tokens
     return Prediction(
@@ -75,9 +80,16 @@ def predict(config: TrainConfig, assumed: Assumed) -> Prediction:
         state_bytes=found.memory_bytes - activations,
         activation_bytes=activations,
         memory_bytes=found.memory_bytes,
+        activation_checkpointing=recomputes,
+        recomputed_memory_bytes=least.memory_bytes,
         step_seconds=found.flops_per_token * config.batch_tokens / per_second,
         gpu_hours=flops / per_second / 3600,
     )
+
+
+def activations(its: Prediction) -> str:
+    """What the memory assumes of them, in words."""
+    return f"activations {'computed again' if its.activation_checkpointing else 'kept'}"
 
 
 SLOWER = (
@@ -93,12 +105,14 @@ def lines(its: Prediction, dense: Prediction, assumed: Assumed, microbatch: int)
         return f"{one:{form}}{unit} (dense {other:{form}}{unit}; x {one / other:.3f})"
 
     memory = beside(its.memory_bytes / 2**30, dense.memory_bytes / 2**30, ".2f", " GiB")
+    least = f"{its.recomputed_memory_bytes / 2**30:.2f} GiB (dense {dense.recomputed_memory_bytes / 2**30:.2f} GiB)"
+    kept = "" if its.activation_checkpointing else f", and {least} with `activation_checkpointing: true`"
     state = f"{its.state_bytes / 2**30:.2f} GiB of it weights, gradients and optimizer, which sharding divides"
     return [
         f"params: {beside(its.params, dense.params, ',')}",
         f"training FLOPs a token: {beside(its.flops_per_token, dense.flops_per_token, ',')}",
         f"training FLOPs in all: {beside(its.flops, dense.flops, '.4g')}",
-        f"memory of a GPU, microbatch {microbatch}, bfloat16: {memory}, {state}",
+        f"memory of a GPU, microbatch {microbatch}, bfloat16, {activations(its)}: {memory}, {state}{kept}",
         f"seconds a step on one GPU: {beside(its.step_seconds, dense.step_seconds, '.4g')}",
         f"GPU hours: {beside(its.gpu_hours, dense.gpu_hours, '.4g')}",
         f"Times are {assumed.text}. {SLOWER}",

@@ -191,7 +191,12 @@ def print_config(config: TrainConfig) -> None:
     microbatch = config.microbatch or config.batch_size
     item = 2 if is_bfloat16(config, config.resolve_device()) else 4
     for name, one in (("this model", model), ("dense, same width", model.dense())):
-        table.add_row(name, *_figures(cost(one, microbatch, item).asdict()), one.ranks_text, one.placement.text)
+        table.add_row(
+            name,
+            *_figures(cost(one, microbatch, item, config.activation_checkpointing).asdict()),
+            one.ranks_text,
+            one.placement.text,
+        )
     console.print(table)
     console.print(f"in all: {config.tokens * cost(model, microbatch).flops_per_token:.3g} training FLOPs")
 

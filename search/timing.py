@@ -113,7 +113,9 @@ def _work(pipe: Connection, task: Task, lease: str | None) -> None:
 
 
 def _too_large(task: Task, error: BaseException) -> str:
-    size = cost(task.config.model, task.config.microbatch or task.config.batch_size).memory_bytes
+    config = task.config
+    recomputes = config.activation_checkpointing
+    size = cost(config.model, config.microbatch or config.batch_size, recomputes=recomputes).memory_bytes
     return (
         f"the dense target and an arm of it do not fit in memory together ({size / 2**30:.1f} GiB for the dense one; "
         f"{one_line(error, 100)}); a smaller target.microbatch or a larger device is needed"

@@ -192,9 +192,37 @@ def unfused(config: ModelConfig) -> int:
     return BATCH * config.context * norms * 4 * config.d_model
 
 
-def peak_bytes(config: ModelConfig, item: int) -> int:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"n_layers": 12},
+        {"vocab_size": 4096, "n_layers": 12},
+        {"placement": "both=1/4", "factor_activation": "silu"},
+        {"placement": "0 both=1/4; 1-2 dense"},
+        {"d_model": 256, "d_ff": 700, "vocab_size": 64},
+        {"ffn": "relu", "norm": "layer_after", "positions": "learned", "bias": True},
+    ],
+    ids=str,
+)
+def test_memory_with_activation_checkpointing_is_the_peak_of_a_step_and_a_bound_in_bfloat16(fields: dict[str, object]) -> None:
+    config = shape(**(SMALL | fields))
+    shares = {}
+    for item in (4, 2):
+        found = cost(config, BATCH, item, recomputes=True)
+        shares[item] = peak_bytes(config, item, recomputes=True) / (found.memory_bytes - 16 * found.params)
+        kept = cost(config, BATCH, item)
+        assert (found.params, found.flops_per_token) == (kept.params, kept.flops_per_token)
+        assert found.memory_bytes < kept.memory_bytes
+    assert 0.92 < shares[4] < 1.06
+    assert 0.7 < shares[2] < 1
+
+
+def peak_bytes(config: ModelConfig, item: int, recomputes: bool = False) -> int:
     """The peak of a forward and a backward pass, on top of weights, gradients and moments."""
     model = build(config, torch.device("cpu"), 0)
+    for block in model.blocks:
+        block.recomputes = recomputes
     for module in model.modules():
         if isinstance(module, nn.Dropout) and config.dropout:  # the kernel that a GPU takes, which keeps a mask of bytes
             module.forward = lambda x: torch.native_dropout(x, config.dropout, True)[0]

@@ -6,10 +6,12 @@ import math
 import pytest
 import torch
 from lpanas.lpa.config import UserError, parse_yaml
+from lpanas.lpa.cost import cost
 from lpanas.lpa.model import Decoder, build
 from lpanas.lpa.train import TrainConfig
 from lpanas.search.export import export
-from lpanas.search.predict import Assumed, predict
+from lpanas.search.export_readme import readme
+from lpanas.search.predict import Assumed, lines, predict
 from lpanas.search.results import Results
 from making import arm_records, tiny_space
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -45,6 +47,23 @@ def test_the_file_beside_a_config_foretells_what_the_built_model_says(tmp_path, 
         assert its["gpu_hours"] == pytest.approx(steps * its["step_seconds"] / 3600, rel=1e-12)
         assert its["memory_bytes"] == its["state_bytes"] + its["activation_bytes"]
         assert 16 * params < its["state_bytes"] < 18 * params
+
+
+def test_memory_is_that_of_the_configs_activations_and_beside_it_that_of_recomputed_ones(tmp_path):
+    config = TrainConfig.parse(parse_yaml(export(FOUND, FOUND.records[1], tmp_path).path.read_text(), "x"), "x")
+    kept, again = (predict(config.change(activation_checkpointing=on), Assumed()) for on in (False, True))
+    sizes = {on: cost(config.model, config.microbatch, recomputes=on).memory_bytes for on in (False, True)}
+    assert (kept.memory_bytes, kept.recomputed_memory_bytes) == (sizes[False], sizes[True])
+    assert (again.memory_bytes, again.recomputed_memory_bytes) == (sizes[True], sizes[True])
+    assert kept.state_bytes == again.state_bytes
+    assert kept.flops == again.flops
+    texts = [lines(one, one, Assumed(), 4)[3] for one in (kept, again)]
+    assert "activations kept: " in texts[0]
+    assert "with `activation_checkpointing: true`" in texts[0]
+    assert "activations computed again: " in texts[1]
+    assert f"{sizes[True] / 2**30:.2f} GiB" in texts[0]
+    cells = f"| {sizes[False] / 2**30:.2f} | {sizes[True] / 2**30:.2f} |"
+    assert cells in readme(export(FOUND, FOUND.records[1], tmp_path).path.parent)
 
 
 def test_time_is_the_flops_over_what_a_gpu_is_assumed_to_do(tmp_path):

@@ -2,11 +2,13 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
@@ -22,6 +24,10 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for another's word: one prepares the data while the others wait (assumption)."""
+
+SEEN_SECONDS = 90.0
+"""After which a file that one machine has made is seen by another (NFS keeps what it knows of a folder for up to 60 s, by its
+default, acdirmax)."""
 
 MEETING_SECONDS = 1800
 """How long the processes wait for each other at the start (torch's own default)."""
@@ -104,6 +110,26 @@ class World:
         """Until all are here."""
         if self.size > 1:
             dist.barrier(self.control)
+
+    def check_shared(self, folder: Path, seconds: float = SEEN_SECONDS) -> None:
+        """Raises UserError when a process does not see in so many seconds what the first one writes in a folder: its machine
+        has a disk of its own there, and a checkpoint's parts would never lie together."""
+        if self.size == 1:
+            return
+        mark = folder / self.first_says(f".{uuid4().hex}.seen")
+        if self.is_first:
+            mark.touch()
+        self.wait()
+        try:
+            with self.together():
+                if not _appears(mark, seconds):
+                    raise UserError(
+                        f"--out {folder}: process {self.rank} does not see there what process 0 writes; expected a disk "
+                        "that all machines share"
+                    )
+        finally:
+            if self.is_first:
+                mark.unlink()
 
     def first_then_others(self, call: Callable[[], T]) -> T:
         """What a call gives, made by one process of each machine before the others: what it leaves on disk, they find."""
@@ -199,6 +225,15 @@ def _attempt(store: dist.Store, rank: int, size: int) -> str:
             raise TimeoutError(f"process {rank} of {size} waited in vain for {sorted(missing)}")
         time.sleep(0.02)
     return mine
+
+
+def _appears(path: Path, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _said(store: dist.Store, key: str) -> str:

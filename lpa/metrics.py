@@ -20,14 +20,23 @@ METRICS = "metrics.jsonl"
 Row = dict[str, Any]
 """A line of it."""
 
-PEAKS = {
+PEAKS: dict[str, float | None] = {
     "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+    "NVIDIA RTX A6000": 154.85e12,  # 309.7 with sparsity
+    "NVIDIA H100 PCIe": 756e12,  # 1513
+    "NVIDIA H100 NVL": 835e12,  # 1671
+    "NVIDIA H100": 989e12,  # SXM; 1979
+    "NVIDIA H200 NVL": None,  # less than SXM's
+    "NVIDIA H200": 989e12,  # SXM; 1979
+    "NVIDIA L40S": 362.05e12,  # 733
+    "NVIDIA B200": 2250e12,  # 4500
+    "NVIDIA GB200": 2500e12,  # 5000
+    "NVIDIA GeForce RTX 4090 ": None,  # Laptop GPU, D
+    "NVIDIA GeForce RTX 4090": 165.2e12,  # 330.4; float32 accumulation
 }
-"""FLOPs a second of dense bfloat16 matmuls, by how the GPU's name begins, the longer name first (the maker's data sheets)."""
+"""FLOPs a second of dense bfloat16 matmuls, by how the GPU's name begins, the longer name first; None: not known. Data sheets
+have most with 2:4 sparsity, which doubles them (on the right). From NVIDIA's data sheets, in copies (A100, H100, L40S) and as
+torchtitan 0.3.0 cites them (all others and those); the 4090's from NVIDIA's white paper on Ada, second hand."""
 
 
 def peak_flops(device: torch.device) -> float | None:

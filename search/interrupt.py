@@ -8,13 +8,13 @@ from typing import Self
 
 
 class Interrupt:
-    """SIGINT, SIGTERM or SIGHUP, kept until whoever asks for it is ready to end; a second one ends it at once. `word`: said at
-    the first."""
+    """SIGINT, SIGTERM or SIGHUP, kept until whoever asks for it is ready to end; a second one ends it at once, if it may
+    `insist`. `word`: said at the first."""
 
     signal: int = 0
 
-    def __init__(self, word: str = "") -> None:
-        self.word = word
+    def __init__(self, word: str = "", insist: bool = True) -> None:
+        self.word, self.insist = word, insist
 
     def __enter__(self) -> Self:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,6 +28,8 @@ class Interrupt:
 
     def _keep(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
+            if not self.insist:
+                return
             raise KeyboardInterrupt
         self.signal = number
         if self.word:

@@ -20,7 +20,7 @@ from . import folder, preparing, terminal
 from .interrupt import Interrupt
 from .presets import load_config
 
-STOPPING = "stopping at the end of this step; once more: at once, without a checkpoint"
+STOPPING = "stopping at the end of this step"
 
 
 def train(config: Path, out: Path | None, steps: int | None, settings: Sequence[str], logs: Logs) -> int:
@@ -49,7 +49,8 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], lo
         with world.together():
             if world.is_first:
                 stack.enter_context(folder.held(place))
-        interrupt = stack.enter_context(Interrupt(STOPPING if world.is_first else ""))
+        world.check_shared(place)
+        interrupt = stack.enter_context(Interrupt(_stopping(world), insist=world.size == 1))
         heard = 0
         whole = stack.enter_context(closing(training.train(config, shards, place, world=world, logs=logs)))
         for progress in islice(whole, steps):
@@ -62,6 +63,12 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], lo
         kept = place_of(place, done) if world.size > 1 else place / training.CHECKPOINT
         terminal.console.print(f"{done:,} of {config.steps:,} steps done: {kept}", markup=False)
     return 128 + heard if heard else 0
+
+
+def _stopping(world: World) -> str:
+    """What is said at a signal. A process of many may hear of one twice, from torchrun and from whoever started that; torchrun
+    ends by force what still runs after 30 s."""
+    return f"{STOPPING}; once more: at once, without a checkpoint" if world.size == 1 else STOPPING if world.is_first else ""
 
 
 def _shards(config: TrainConfig, world: World) -> Shards:

@@ -1,6 +1,8 @@
 """What test_distributed.py runs in each of two processes, by torchrun: the parts of a step that a whole training hides."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +35,16 @@ def what_one_finds_all_hear_of(world) -> None:
         mistake_on_the_second(world)
     assert world.largest(world.rank * 15) == 15
     assert list(world.deal("abcde")) == [("ab"[world.rank], True), ("cd"[world.rank], True), ("e", world.rank == 0)]
+
+
+def a_folder_that_one_does_not_share_is_a_mistake(world) -> None:
+    with tempfile.TemporaryDirectory() as own:
+        there = Path(world.first_says(own))
+        world.check_shared(there)
+        with pytest.raises(SharedMistakeError, match=r"^--out [^\n]*process 1 does not see there what process 0 writes"):
+            world.check_shared(Path(own), seconds=0.2)
+        world.wait()
+        assert not list(Path(own).iterdir())
 
 
 def a_loss_that_one_finds_not_finite_changes_no_weight_anywhere(world) -> None:
@@ -105,6 +117,7 @@ if __name__ == "__main__":
     with joined() as world:
         for check in (
             what_one_finds_all_hear_of,
+            a_folder_that_one_does_not_share_is_a_mistake,
             a_loss_that_one_finds_not_finite_changes_no_weight_anywhere,
             gradients_are_those_of_one_process,
             weights_are_the_bits_of_one_process,

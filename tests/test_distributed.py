@@ -270,3 +270,25 @@ def test_a_training_goes_on_from_its_last_checkpoint_when_a_process_is_killed(
     assert told[again] % 10 == 1  # the step after a checkpoint
     assert told[again] > 1
     assert told[again - 1] - told[again] < 20
+
+
+@pytest.mark.slow
+def test_processes_that_hear_twice_that_they_should_end_leave_a_checkpoint_of_their_last_step(
+    config: TrainConfig, shards: object, tmp_path: Path
+) -> None:
+    """As under Slurm, which tells torchrun and its processes, whereupon torchrun tells them, too."""
+    longer, out, path = config.change(tokens=10**6, checkpoint_every=10**6), tmp_path / "out", tmp_path / "train.yaml"
+    path.write_text(dump_yaml(longer))
+    with launched(2, *lpanas_train(path, out)) as agent:
+        until = time.monotonic() + SECONDS
+        while not (out / "metrics.jsonl").exists() or len(rows(out)) < 3:
+            assert agent.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        for process in (*children(agent.pid), *children(agent.pid), agent.pid):
+            os.kill(process, signal.SIGTERM)
+        text, _ = agent.communicate(timeout=SECONDS)
+    told = rows(out)
+    assert [path.name for path in out.glob("checkpoint-*")] == [f"checkpoint-{told[-1]['step']:09}"]
+    assert text.count("lpanas: stopping at the end of this step\n") == 1
+    assert reached(out, longer, shards).step == told[-1]["step"]

@@ -203,8 +203,10 @@ def test_mfu_is_the_models_flops_a_second_over_the_devices() -> None:
     found = speed.since(1000 + 10**6, 2.0)
     assert found == {"tokens_per_second": 5e5, "mfu": pytest.approx(3e15 / 7.912e15)}
     assert speed.since(1000 + 2 * 10**6, 3.0)["tokens_per_second"] == 1e6
-    names = ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB", "Something")
-    assert [named_peak(name) for name in names] == [989e12, 756e12, 312e12, None]
+    names = ("NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "NVIDIA L40S")
+    assert [named_peak(name) for name in names] == [989e12, 756e12, 312e12, 165.2e12, 362.05e12]
+    others = ("Something", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H200 NVL", "NVIDIA L4", "NVIDIA A10", "NVIDIA H20")
+    assert [named_peak(name) for name in others] == [None] * 6
 
 
 def saved(config: TrainConfig, layers: int, again: bool) -> int:

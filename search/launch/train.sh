@@ -13,6 +13,8 @@ set -euo pipefail
 : "${1:?expected a train.yaml: sbatch slurm.sh train.yaml}"
 # source /shared/lpanas/.venv/bin/activate
 
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110  # seconds for a last checkpoint, of the 120 above; torchrun's own are 30
+
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # One torchrun a node, one process a GPU; the first node is where they meet.
 srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-gpu}" \

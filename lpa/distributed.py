@@ -167,9 +167,9 @@ class World:
             return model
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # half a second that a single process saves
 
-        blocks = MixedPrecisionPolicy(
-            *((torch.bfloat16, torch.float32) if bfloat16 else (None, None)), cast_forward_inputs=False
-        )
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # which nobody writes to
+        kinds = (torch.bfloat16, torch.float32) if bfloat16 else (None, None)
+        blocks = MixedPrecisionPolicy(*kinds, cast_forward_inputs=False)
         mesh = dist.init_device_mesh(device.type, (self.size,))
         for block in model.blocks:
             fully_shard(block, mesh=mesh, mp_policy=blocks)

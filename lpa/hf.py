@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from .model import Decoder, ModelConfig
 from .weights import hf_name
 
 CONFIG, GENERATION, WEIGHTS, MODELING = "config.json", "generation_config.json", "model.safetensors", "modeling_lowrank_llama"
-ONLY: dict[str, object] = {"ffn": "swiglu", "norm": "rms_before", "positions": "rotary", "bias": False, "dropout": 0}
+_ONLY = {"ffn": "swiglu", "norm": "rms_before", "positions": "rotary", "bias": False, "dropout": 0}
 """What a model must be for transformers' Llama, or the one of the modeling file, to be the same model."""
 
 
@@ -82,13 +81,11 @@ def model_json(config: ModelConfig, tokenizer: HfTokenizer | None) -> dict[str, 
     }
 
 
-def check_expressible(
-    config: ModelConfig, only: Mapping[str, object] = ONLY, form: str = "hf", whose: str = "Hugging Face's"
-) -> None:
-    """Raises UserError for a model that is no Llama. only: what its fields must be; form: of `export --to`; whose: Llama."""
-    for key, value in only.items():
-        if (found := getattr(config, key)) != value:
-            shown, expected = (str(one).lower() for one in (found, value))
+def check_expressible(config: ModelConfig, form: str = "hf", whose: str = "Hugging Face's") -> None:
+    """Raises UserError for a model that is no Llama. form: of `export --to`; whose: Llama."""
+    for key, only in _ONLY.items():
+        if (found := getattr(config, key)) != only:
+            shown, expected = (str(value).lower() for value in (found, only))
             raise UserError(f"{form}: model.{key}: {shown} is not in {whose} Llama; expected {expected}")
 
 

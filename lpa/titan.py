@@ -1,4 +1,4 @@
-"""A training as a package for torchtitan 0.3.0: the files of recipe/, and a config_registry.py with everything of train.yaml."""
+"""A training as a package for torchtitan 0.3.0: the files of recipe/, and a config_registry.py with what train.yaml says."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import torch
 
 from .config import UserError
 from .files import replace_text, writing
-from .hf import ONLY, check_expressible
+from .hf import check_expressible
 from .model import Decoder, ModelConfig
 from .optim import OptimConfig, multiplier
 from .train import TrainConfig
@@ -39,13 +39,13 @@ _SHORT = {ours.rpartition(".")[2]: theirs.rpartition(".")[2] for ours, theirs in
 
 def check(config: ModelConfig) -> None:
     """Raises UserError for a model that torchtitan's Llama is not."""
-    check_expressible(config, ONLY | {"head_bias": False}, "torchtitan", "torchtitan's")
+    check_expressible(config, "torchtitan", "torchtitan's")
     if config.d_head < _SMALLEST_HEAD:
         raise UserError(f"torchtitan: model.head_dim: {config.d_head} is too small for its attention; expected 16 or more")
 
 
-def write_package(folder: Path, config: TrainConfig, flavor: str) -> Path:
-    """Write the package into a folder; returns it. flavor: what torchtitan calls the model. Raises UserError."""
+def write_package(folder: Path, config: TrainConfig) -> Path:
+    """Write the package into a folder; returns it. What else is there stays. Raises UserError."""
     check(config.model)
     package, low_rank = folder / PACKAGE, config.model.placement.sublayers != "dense"
     source = resources.files("lpanas.lpa").joinpath("recipe")
@@ -56,21 +56,21 @@ def write_package(folder: Path, config: TrainConfig, flavor: str) -> Path:
                 (package / name).unlink(missing_ok=True)
             else:
                 replace_text(package / name, source.joinpath(name).read_text(encoding="utf-8"))
-        replace_text(package / REGISTRY, registry(config, flavor))
+        replace_text(package / REGISTRY, registry(config))
     return package
 
 
-def registry(config: TrainConfig, flavor: str) -> str:
+def registry(config: TrainConfig) -> str:
     """config_registry.py, with a function that gives the Trainer.Config."""
     model, optim = config.model, config.optim
-    low_rank = model.placement.sublayers != "dense"
+    flavor, low_rank = model.placement.sublayers, model.placement.sublayers != "dense"
     checkpointing = config.activation_checkpointing
     full = "from torchtitan.distributed.activation_checkpoint import FullAC\n" if checkpointing else ""
     factors = "from .low_rank import LowRankConverter, full_names\n" if low_rank else ""
     shards = SHARDS if config.data.shards is None else str(Path(config.data.shards).expanduser().absolute())
     precision = "float32" if config.precision == "float32" else "bfloat16"
     clip = 'float("inf")' if optim.clip is None else repr(optim.clip)
-    return f'''"""{flavor}, as `lpanas export` has written it: {model.placement.text}."""
+    return f'''"""What `lpanas export` has made of a train.yaml: {model.placement.text}."""
 
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
@@ -93,7 +93,7 @@ SHAPE = Shape(
 def {FUNCTION}() -> Trainer.Config:
     """{config.steps:,} steps of {config.batch_size} sequences of {model.context} tokens."""
     return Trainer.Config(
-        model_spec=spec(SHAPE, {json.dumps(flavor)}{_converters(model) if low_rank else ""}),
+        model_spec=spec(SHAPE, "{flavor}"{_converters(model) if low_rank else ""}),
         loss=ChunkedLossWrapper.Config(loss_fn=CrossEntropyLoss.Config(global_vocab_size=SHAPE.vocab_size)),
         hf_assets_path=".",
         tokenizer=NoTokenizer.Config(),
@@ -126,18 +126,8 @@ def titan_name(name: str) -> str:
 
 
 def _shape(model: ModelConfig) -> str:
-    same = (
-        "vocab_size",
-        "d_model",
-        "d_ff",
-        "n_layers",
-        "n_heads",
-        "context",
-        "norm_eps",
-        "rope_theta",
-        "tie_embeddings",
-        "init",
-    )
+    same = ("vocab_size", "d_model", "d_ff", "n_layers", "n_heads", "context", "norm_eps", "rope_theta")
+    same += ("tie_embeddings", "head_bias", "init")
     fields = {name: getattr(model, name) for name in same} | {"n_kv_heads": model.kv_heads, "head_dim": model.d_head}
     return "\n".join(f"    {name}={value!r}," for name, value in fields.items()).replace("'", '"')
 
@@ -172,14 +162,13 @@ def _groups(config: TrainConfig) -> str:
         layers.setdefault(key, {}).setdefault(its[2], []).extend([int(its[1])] if its[1] else [])
     if config.model.tie_embeddings:  # whichever of the two names the one matrix goes by
         next(its for its in layers.values() if "tok_embeddings.weight" in its)["lm_head.weight"] = []
-    return "\n".join(
-        f"    Group(\n        share={share!r},\n        weight_decay={decay!r},\n        names={{\n{_named(its)}\n        }},\n    ),"
-        for (share, decay), its in layers.items()
-    )
+    return "\n".join(_group(share, decay, names) for (share, decay), names in layers.items())
 
 
-def _named(names: dict[str, list[int]]) -> str:
-    return "\n".join(f'            "{name}": {_layers(its)},' for name, its in names.items())
+def _group(share: float, decay: float, names: dict[str, list[int]]) -> str:
+    its = [f'            "{name}": {_layers(layers)},' for name, layers in names.items()]
+    head = ["    Group(", f"        share={share!r},", f"        weight_decay={decay!r},", "        names={"]
+    return "\n".join([*head, *its, "        },", "    ),"])
 
 
 def _layers(its: list[int]) -> str:

@@ -216,7 +216,9 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            metavar="FORMS", help="native: train.yaml. hf: a Hugging Face folder, too; llamafactory, axolotl: what trains that."
+            metavar="FORMS",
+            help="native: train.yaml. hf: a Hugging Face folder, too; llamafactory, axolotl: what trains that. "
+            "torchtitan: a package for it, too.",
         ),
     ] = "native",
     checkpoint: Annotated[
@@ -227,7 +229,7 @@ def export(
 ) -> None:
     """Write the full-scale training config of a study's winner, or of other runs, with its dense twin, what decided it and what
     it would take; or what was trained as a Hugging Face folder."""
-    from . import exporting, hf_export, terminal
+    from . import exporting, hf_export, terminal, titan_export
 
     forms = hf_export.read_forms(to)
     native = {"--pick": pick, "--mfu": mfu, "--peak-tflops": peak_tflops}
@@ -237,9 +239,12 @@ def export(
         terminal.console.print(str(hf_export.export_checkpoint(checkpoint, out, merge, _hint)), markup=False)
         return
     assert directory is not None
-    for path in exporting.export(directory, storage, pick or ["knee"], target, mfu, peak_tflops):
+    paths, twins = exporting.export(directory, storage, pick or ["knee"], target, mfu, peak_tflops)
+    for path in paths:
         for written in hf_export.export_forms(path, forms, _hint):
             terminal.console.print(str(written), markup=False)
+    for path in [*paths, *twins] if "torchtitan" in forms else []:
+        terminal.console.print(str(titan_export.export_config(path)), markup=False)
 
 
 @app.command()

@@ -11,9 +11,9 @@ from .results import read_study
 
 def export(
     directory: Path, storage: str | None, asked: Sequence[str], target: str | None, mfu: float | None, peak: float | None
-) -> list[Path]:
-    """Of a study's folder; the train.yaml of each pick. peak: TFLOP/s of a GPU. Nothing is written unless all of it can be.
-    Raises UserError."""
+) -> tuple[list[Path], list[Path]]:
+    """Of a study's folder; the train.yaml of each pick, and of each dense twin. peak: TFLOP/s of a GPU. Nothing is written
+    unless all of it can be. Raises UserError."""
     assumed = Assumed(MFU if mfu is None else mfu, PEAK_TFLOPS if peak is None else peak).check()
     found = read_study(directory, storage)
     plans = [(words, planned(found, record, target)) for words, record in picks(found, asked).items()]
@@ -28,4 +28,4 @@ def export(
             terminal.console.print(line, markup=False)
     for path in dense:
         terminal.console.print(f"dense twin: {path}", markup=False)
-    return paths
+    return paths, [*dense]

@@ -12,8 +12,9 @@ from .presets import load_config
 
 RECIPES = {"llamafactory": llamafactory.write, "axolotl": axolotl.write}
 """Programs that pretrain the Hugging Face folder: each needs it, and a YAML beside it."""
-FORMS = ("native", "hf", *RECIPES)
-"""What a winner is exported to: train.yaml; a Hugging Face folder; what other programs train that with."""
+FORMS = ("native", "hf", *RECIPES, "torchtitan")
+"""What a winner is exported to: train.yaml; a Hugging Face folder; what other programs train that with; a package for
+torchtitan."""
 
 
 def read_forms(text: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import spmd_types as spmd
 import torch.nn.functional as F
@@ -99,8 +99,7 @@ class LowRankConverter(ModelConfigConverter):
         left = dict(self.config.ranks)
         for name, qkv, parent, place in list(model_config.traverse(QKVLinear.Config)):
             if left.keys() & {f"{name}.wk", f"{name}.wv"}:
-                apart = {"wk": replace(qkv.wkv), "wv": replace(qkv.wkv)}
-                setattr(parent, place, SeparateQKVLinear.Config(head_dim=qkv.head_dim, wq=qkv.wq, wkv=qkv.wkv, **apart))
+                setattr(parent, place, _apart(qkv))
         for name, dense, parent, place in list(model_config.traverse(Linear.Config)):
             if name in left:
                 setattr(parent, place, self._factors(name, dense, left.pop(name)))
@@ -112,14 +111,15 @@ class LowRankConverter(ModelConfigConverter):
         """std(A) = 1/sqrt(d_in), std(B) such that std(AB) is the dense matrix's."""
         shape, d_in = self.config.shape, dense.in_features
         gain = SILU_RMS if self.config.activation == "silu" else 1.0
-        return LowRankLinear.Config(
-            in_features=d_in,
-            out_features=dense.out_features,
-            rank=rank,
-            activation=self.config.activation,
-            a_init=start(shape, d_in, 1 / math.sqrt(d_in)),
-            b_init=start(shape, rank, dense_std(shape, name.rpartition(".")[2], d_in) * math.sqrt(d_in / rank) / gain),
-        )
+        b_std = dense_std(shape, name.rpartition(".")[2], d_in) * math.sqrt(d_in / rank) / gain
+        fields: dict[str, Any] = {"in_features": d_in, "out_features": dense.out_features, "rank": rank}
+        fields |= {"a_init": start(shape, d_in, 1 / math.sqrt(d_in)), "b_init": start(shape, rank, b_std)}
+        return LowRankLinear.Config(**fields, activation=self.config.activation)
+
+
+def _apart(qkv: QKVLinear.Config) -> SeparateQKVLinear.Config:
+    fields: dict[str, Any] = {"head_dim": qkv.head_dim, "wq": qkv.wq, "wkv": qkv.wkv}
+    return SeparateQKVLinear.Config(**fields, wk=replace(qkv.wkv), wv=replace(qkv.wkv))
 
 
 def full_names(bands: Iterable[tuple[Iterable[int], Mapping[str, int]]]) -> dict[str, int]:
@@ -134,8 +134,8 @@ def _inside(name: str) -> str:
 
 
 def _shardings(dense: ShardingConfig | None) -> tuple[ShardingConfig | None, ShardingConfig | None]:
-    """Of A and of B, from the dense layer's: where its columns are spread (q, k, v, gate, up) B is and A is whole on every GPU;
-    where its rows are (o, down) A is, and B is whole. The layer itself moves what goes in and comes out, as the dense one does."""
+    """Of A and of B, from the dense layer's: where its outputs are spread (q, k, v, gate, up) B's are, and A is whole on every
+    GPU; where its inputs are (o, down) A's are, and B is whole. What goes in and comes out moves as it does there."""
     weight = dense.state_shardings.get("weight") if dense is not None else None
     if weight is None:
         return None, None

@@ -1,4 +1,4 @@
-"""torchtitan's Llama 3 in the shape, and with the initial weights, of a model of lpanas; its weights under Hugging Face's names."""
+"""torchtitan's Llama 3 in the shape of a model of lpanas, and starting as it does; its weights under Hugging Face's names."""
 
 import math
 import re
@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import spmd_types as spmd
 from torch import nn
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
 from torchtitan.models.common import CosSinRoPE, Embedding, FeedForward, Linear, RMSNorm
 from torchtitan.models.common.attention import GQAttention, QKVLinear
 from torchtitan.models.common.config_utils import get_attention_config
+from torchtitan.models.common.decoder_sharding import dense_param_placement
 from torchtitan.models.common.param_init import skip_param_init
 from torchtitan.models.llama3.model import Llama3Model, Llama3TransformerBlock
 from torchtitan.models.llama3.parallelize import parallelize_llama
+from torchtitan.models.utils import get_dense_model_nparams_and_flops
 from torchtitan.protocols.model import ModelConfigConverter
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.protocols.state_dict_adapter import StateDictAdapter
@@ -45,7 +48,7 @@ EMBEDDING, HEAD = "tok_embeddings.weight", "lm_head.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A decoder of lpanas: RMSNorm before each sublayer, rotary positions in the half-split form, SwiGLU, no biases."""
+    """A decoder of lpanas: RMSNorm before each sublayer, rotary positions in the half-split form, SwiGLU."""
 
     vocab_size: int
     d_model: int
@@ -58,9 +61,31 @@ class Shape:
     norm_eps: float
     rope_theta: float
     tie_embeddings: bool
+    head_bias: bool
     init: Literal["matched", "lpa", "scaled"]
     """matched: a product AB starts at the std of the matrix that it replaces. scaled: attention at 1/sqrt(3) of that. lpa:
     torch's own default."""
+
+
+class Llama(Llama3Model):
+    """torchtitan's Llama 3, that may have a bias in its head, and heads of any width."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Llama3Model.Config):
+        """Says where a bias lies, and counts FLOPs by the heads' own width."""
+
+        def update_from_config(self, *, config: Any, **kwargs: Any) -> None:
+            """What torchtitan's does, and the head's bias spread as its rows are."""
+            Llama3Model.Config.update_from_config(self, config=config, **kwargs)
+            if self.lm_head.bias:
+                self.lm_head.sharding_config.state_shardings["bias"] = dense_param_placement(tp=spmd.S(0))
+
+        def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
+            """(parameters, training FLOPs a token): 6 a parameter but the embedding's, 12 a layer, token and width of q."""
+            heads = self.layers[0].attention
+            width = 2 * heads.head_dim  # of q k and of the product with v
+            tied = self.enable_weight_tying
+            return get_dense_model_nparams_and_flops(model, len(self.layers), heads.n_heads, width, seq_len, tied)
 
 
 def dense_std(shape: Shape, name: str, d_in: int) -> float:
@@ -77,22 +102,22 @@ def start(shape: Shape, d_in: int, std: float) -> Init:
     return {"weight": partial(nn.init.normal_, std=std)}
 
 
-def dense_model(shape: Shape) -> Llama3Model.Config:
+def dense_model(shape: Shape) -> Llama.Config:
     """torchtitan's Llama with dense matrices, and with q, k and v apart."""
     d, tied = shape.d_model, shape.tie_embeddings
     embedding: Init = {"weight": skip_param_init if tied else partial(nn.init.normal_, std=1.0)}
-    shared: Init = {"weight": partial(nn.init.normal_, std=1 / math.sqrt(d))}
-    return Llama3Model.Config(
-        dim=d,
-        vocab_size=shape.vocab_size,
-        enable_weight_tying=tied,
-        tok_embeddings=Embedding.Config(num_embeddings=shape.vocab_size, embedding_dim=d, param_init=embedding),
-        norm=_norm(shape),
-        lm_head=Linear.Config(
-            in_features=d, out_features=shape.vocab_size, param_init=shared if tied else start(shape, d, 1 / math.sqrt(d))
-        ),
-        layers=[_block(shape) for _ in range(shape.n_layers)],
-    )
+    head = {"weight": partial(nn.init.normal_, std=1 / math.sqrt(d))} if tied else start(shape, d, 1 / math.sqrt(d))
+    bias: Init = {"bias": head["weight"] if shape.init == "lpa" else nn.init.zeros_}
+    fields: dict[str, Any] = {
+        "dim": d,
+        "vocab_size": shape.vocab_size,
+        "enable_weight_tying": tied,
+        "tok_embeddings": Embedding.Config(num_embeddings=shape.vocab_size, embedding_dim=d, param_init=embedding),
+        "norm": _norm(shape),
+        "lm_head": Linear.Config(in_features=d, out_features=shape.vocab_size, bias=shape.head_bias, param_init=head | bias),
+        "layers": [_block(shape) for _ in range(shape.n_layers)],
+    }
+    return Llama.Config(**fields)
 
 
 def spec(shape: Shape, flavor: str, converters: Iterable[ModelConfigConverter.Config] = ()) -> ModelSpec:
@@ -129,7 +154,7 @@ class HfNames(StateDictAdapter):
 
 
 def _renamed(name: str, names: dict[str, str], prefix: str) -> str:
-    parts = re.fullmatch(r"(?:(?:model\.)?(layers\.\d+\.))?(.+?)((?:\.[ab])?\.weight)", name)
+    parts = re.fullmatch(r"(?:(?:model\.)?(layers\.\d+\.))?(.+?)((?:\.[ab])?\.(?:weight|bias))", name)
     if parts is None or parts[2] not in names:
         raise ValueError(f"no weight of this model has the name '{name}'")
     layer = f"{prefix}{parts[1]}" if parts[1] else ""

@@ -187,10 +187,13 @@ def test_from_a_space_to_a_trained_model(call: Call, space: Path, tmp_path: Path
     assert len(losses) == 50
     assert sum(losses[-5:]) < sum(losses[:5])
 
-    code, text, _ = call("export", out, "--pick", "0", "--target", "llama-9m", "--to", "llamafactory, axolotl")
+    code, text, _ = call("export", out, "--pick", "0", "--target", "llama-9m", "--to", "axolotl,llamafactory,torchtitan")
     assert code == 0
     for name in ("train.yaml", "hf/config.json", "llamafactory.yaml", "dataset_info.json", "axolotl.yaml"):
         assert (out / "export" / "llama-9m" / name).exists()
+    for place in (out / "export" / "llama-9m", out / "export" / "llama-9m" / "dense"):
+        assert str(place / "torchtitan") in text.replace("\n", "")
+        assert {path.name for path in (place / "torchtitan").iterdir()} == {"README.md", "lpanas_model"}
     assert "trial-0" in text
     assert call("export", out, "--pick", "77")[0] == 2
 

@@ -202,7 +202,7 @@ def test_words_that_do_not_go_together_are_refused_in_a_line(call: Call, trained
     (tmp_path / "config.yaml").write_text((trained / "config.yaml").read_text())
     for words, line in (
         ((), "export: expected a study's folder, or --checkpoint"),
-        ((tmp_path, "--to", "hg"), "--to: unknown form 'hg', known: native, hf, llamafactory, axolotl"),
+        ((tmp_path, "--to", "hg"), "--to: unknown form 'hg', known: native, hf, llamafactory, axolotl, torchtitan"),
         ((tmp_path, "--merge"), "--merge: only goes with --checkpoint"),
         ((tmp_path, "--checkpoint", trained, "--to", "hf"), "expected no study's folder beside it"),
         (("--checkpoint", trained, "--to", "hf", "--target", "llama-9m"), "--target: does not go with --checkpoint"),

@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention.flex_attention import create_mask
 
 
@@ -43,8 +44,14 @@ def on_a_cpu():
     from torchtitan.models.common.attention import FlexAttention
 
     FlexAttention._compiled_flex_attn = staticmethod(attend)
+    divide = FSDPModule.set_gradient_divide_factor
+    FSDPModule.set_gradient_divide_factor = lambda self, factor: (  # gloo has sums alone
+        divide(self, factor),
+        self.set_force_sum_reduction_for_comms(True),
+    )
     barrier = dist.barrier
     dist.barrier = lambda device_ids=None, **rest: barrier(**rest)
+    tools.time.sleep = lambda seconds: None  # two seconds for the other ranks
     if not hasattr(dist, "set_timeout"):  # it came with torch 2.14
         dist.set_timeout = dist.distributed_c10d._set_pg_timeout
 
@@ -106,30 +113,35 @@ def observed(folder):
     return found
 
 
-def trained(folder):
-    """The losses and gradient norms of a training from given weights."""
+def trained(folder, stops, *flags):
+    """(step, loss, gradient norm) of a training from given weights that is stopped after some steps, and goes on."""
     load = ["--checkpoint.initial_load_path", str(folder / "hf"), "--checkpoint.initial_load_in_hf"]
-    once = ["--training.disable_cuda_graphs", "--debug.no-enable_structured_logging", "--dump_folder", str(folder / "out")]
+    whole = ["--checkpoint.no-last_save_model_only", "--lr_scheduler.total_steps", "12", "--dump_folder", str(folder / "out")]
+    plain = ["--training.disable_cuda_graphs", "--debug.no-enable_structured_logging"]
     rows = []
-    trainer = loaded(folder, *load, *once).build()
-    trainer.metrics_processor.log = lambda step, loss, _, norm, **rest: rows.append((step, loss, norm))
-    trainer.train()
-    trainer.close()
+    for steps in stops:
+        trainer = loaded(folder, *load, *whole, *plain, "--training.steps", str(steps), *flags).build()
+        trainer.metrics_processor.log = lambda step, loss, _, norm, **rest: rows.append((step, loss, norm))
+        trainer.train()
+        trainer.close()
     return rows
 
 
-def main(work):
-    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}.items():
-        os.environ[name] = str(value)
-    sys.path.insert(0, "")
-    on_a_cpu()
+def alone(work):
+    """All that is asked of one process."""
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    os.environ.update({name: str(value) for name, value in alone.items()})
     found = {folder.name: observed(folder) for folder in sorted((work / "models").iterdir())}
     for folder in sorted((work / "large").iterdir()):
         config = loaded(folder)
         found[folder.name] = config.model_spec.model.get_nparams_and_flops(built(config), config.training.seq_len)
-    found["rows"] = trained(work / "training")
-    torch.save(found, work / "found.pt")
+    return found | {"rows": trained(work / "training", [7, 12])}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    place, *flags = sys.argv[1:]
+    on_a_cpu()
+    sys.path.insert(0, "")
+    result = trained(Path(place), [4], *flags) if flags else alone(Path(place))
+    if os.environ["RANK"] == "0":
+        torch.save(result, Path(place) / "found.pt")

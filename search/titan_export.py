@@ -37,8 +37,9 @@ sequences of {model.context} tokens. {own}.
 {_shards(config.data)}
     torchrun --nproc-per-node 8 -m torchtitan.train --module {titan.PACKAGE} --config {titan.FUNCTION}
 
-In this folder; the same command goes on where it stopped. torch 2.13 does not do: torchtitan {VERSION} calls
-torch.distributed.set_timeout after its first step, which came later. Results go to `outputs/` (`--dump_folder`).
+In this folder; the same command goes on from the last checkpoint. torch 2.13 does not do: torchtitan {VERSION} calls
+torch.distributed.set_timeout after its first step, which came later. Results go to `outputs/` (`--dump_folder`). Nobody at
+lpanas has run it on a GPU yet; on a CPU its trainer has the losses of `lpanas train`.
 
 All processes share one batch of {config.batch_size}: their number has to divide it. FSDP spreads the model over them. With
 pipeline parallelism each stage needs a parameter of every group of `GROUPS`.
@@ -72,7 +73,10 @@ def _shards(data: DataConfig) -> str:
     words += ["--vocab-size", str(data.vocab_size)] if data.vocab_size else []
     words += ["--text-field", data.text_field] if data.text_field != "text" else []
     words += ["--end-of-text", data.end_of_text] if data.end_of_text else []
-    return f"    {shlex.join(words)}"
+    told = "    # started where the paths begin that are relative" if data.source == "text" else ""
+    if data.split not in (None, "train"):
+        told = f"    # which reads the split train, where train.yaml has {data.split}"
+    return f"    {shlex.join(words)}{told}"
 
 
 def _of_norms(config: TrainConfig) -> int:

@@ -2,6 +2,7 @@ import ast
 import math
 import re
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lpanas.lpa.optim import multiplier, schedule
 from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.train import TrainConfig, train
 from lpanas.lpa.weights import hf_name
-from lpanas.search.presets import load_space, presets
+from lpanas.search.presets import load_space, presets, shapes
 from lpanas.search.titan_export import export_config, readme
 
 SHAPE: dict[str, Any] = {
@@ -50,7 +51,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 OPTIM = {"lr": 3e-3, "lr_base_width": 32, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.98, "eps": 1e-7, "final_share": 0.2}
 SCRIPT = Path(__file__).with_name("titan_script.py")
-LARGE = [name for name in presets() if name != "lpa-370m"]  # which is no Llama
+PRESETS = [name for name in presets() if name != "lpa-370m"]  # which is no Llama
+LARGE = [*PRESETS, "llama-250m", "llama-7b"]
 
 
 def config(fields: Mapping[str, Any], **rest: Any) -> TrainConfig:
@@ -93,9 +95,8 @@ def found(pages: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         exported(config(fields), work / "models" / name)
         weights = {hf_name(key): its.detach() for key, its in ours(name).named_parameters()}
         torch.save({"weights": weights, "tokens": tokens()}, work / "models" / name / "ours.pt")
-    for preset in LARGE:
-        for arm in ("dense", "both"):
-            exported(config(large(preset, arm)), work / "large" / f"{preset} {arm}")
+    for name, arm in product(LARGE, ("dense", "both")):
+        exported(config(large(name, arm)), work / "large" / f"{name} {arm}")
     begin(to_train(pages), work / "training")
     consume("torchtitan", SCRIPT.read_text(), work)
     return torch.load(work / "found.pt", weights_only=False)
@@ -105,8 +106,11 @@ def ours(name: str) -> Decoder:
     return build(config(MODELS[name]).model, CPU, 1)
 
 
-def large(preset: str, arm: str) -> dict[str, Any]:
-    return load_space(preset).arm(arm).target.model_dump(mode="json")
+def large(name: str, arm: str) -> dict[str, Any]:
+    """The target of a preset, or a named shape."""
+    if name in PRESETS:
+        return load_space(name).arm(arm).target.model_dump(mode="json")
+    return shapes()[name] | {"placement": arm if arm == "dense" else "both=1/4", "rank_multiple": 32}
 
 
 def expected_cost(model: ModelConfig) -> tuple[int, int]:
@@ -130,10 +134,10 @@ def test_parameters_are_the_predicted_ones_and_flops_differ_by_the_norms(found: 
     assert f"{expected_cost(model)[1] - cost(model, 1).flops_per_token:,} a token more" in readme(config(MODELS[name]))
 
 
-@pytest.mark.parametrize("preset", LARGE)
-def test_the_target_of_every_preset_is_built_with_its_predicted_parameters(found: Any, preset: str) -> None:
+@pytest.mark.parametrize("name", LARGE)
+def test_the_target_of_every_preset_and_large_shapes_are_built_with_its_predicted_parameters(found: Any, name: str) -> None:
     for arm in ("dense", "both"):
-        assert found[f"{preset} {arm}"] == expected_cost(config(large(preset, arm)).model)
+        assert found[f"{name} {arm}"] == expected_cost(config(large(name, arm)).model)
 
 
 @pytest.mark.parametrize("name", MODELS)

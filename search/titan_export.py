@@ -38,11 +38,11 @@ sequences of {model.context} tokens. {own}.
     torchrun --nproc-per-node 8 -m torchtitan.train --module {titan.PACKAGE} --config {titan.FUNCTION}
 
 In this folder; the same command goes on from the last checkpoint. torch 2.13 does not do: torchtitan {VERSION} calls
-torch.distributed.set_timeout after its first step, which came later. Results go to `outputs/` (`--dump_folder`). Nobody at
-lpanas has run it on a GPU yet; on a CPU its trainer has the losses of `lpanas train`.
+torch.distributed.set_timeout after its first step, which came later, and spreads a model in a way that came later, too. Results
+go to `outputs/` (`--dump_folder`). lpanas has tried it on a CPU alone, where its trainer has the losses of `lpanas train`.
 
-All processes share one batch of {config.batch_size}: their number has to divide it. FSDP spreads the model over them. With
-pipeline parallelism each stage needs a parameter of every group of `GROUPS`.
+All processes share one batch of {config.batch_size}: their number has to divide it. FSDP spreads the model over them. Pipeline
+parallelism is untried; each stage would need a parameter of every group of `GROUPS`.
 
 ## What is as in `lpanas train`
 

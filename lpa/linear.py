@@ -37,7 +37,10 @@ class LowRankLinear(nn.Module):
         self.b = nn.Linear(rank, d_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.a(x)  # (..., rank)
+        return self.second(self.a(x))
+
+    def second(self, hidden: Tensor) -> Tensor:
+        """From x A to y. hidden: (..., rank)."""
         if self.activation == "silu":
             hidden = F.silu(hidden)
         return self.b(hidden)

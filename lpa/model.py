@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import Config, Count
+from .kernels import JOINED, PLAIN, Kernels, KernelsName, compiled, products, regions
 from .linear import FactorActivation, LowRankLinear, saves, torch_default_
 from .parts import is_part, put
 from .placement import ATTENTION, FFN, PROJECTIONS, Placement, resolve_rank
@@ -174,10 +175,24 @@ class ModelConfig(Config):
 class Norm(nn.RMSNorm):
     """RMSNorm whose result is cast once to what the matmuls behind it read. x: (..., d_model) -> the same."""
 
+    kernels = PLAIN
+
     def forward(self, x: Tensor) -> Tensor:
-        y = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)  # of two types it has no fused kernel
-        kind = x.device.type
-        return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y
+        return self.kernels.rms_norm(x, self.weight, self._eps, _read_by_matmuls(x))
+
+    def after(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x + y and its norm. x: the stream, y: a sublayer's output."""
+        return self.kernels.add_rms_norm(x, y, self.weight, self._eps, _read_by_matmuls(x))
+
+    @property
+    def _eps(self) -> float:
+        assert self.eps is not None
+        return self.eps
+
+
+def _read_by_matmuls(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Attention(nn.Module):
@@ -187,14 +202,16 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv_heads = config.n_heads, config.kv_heads
         self.q, self.k, self.v, self.o = (_projection(config, layer, name) for name in ("q", "k", "v", "o"))
+        self.kernels = PLAIN
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, time, _ = x.shape
-        q = self.q(x).view(batch, time, self.n_heads, -1).transpose(1, 2)  # (batch, heads, time, d_head)
-        k = self.k(x).view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
-        v = self.v(x).view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
+        q, k, v = products((self.q, self.k, self.v), x, self.kernels.joins)
+        q = q.view(batch, time, self.n_heads, -1).transpose(1, 2)  # (batch, heads, time, d_head)
+        k = k.view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
+        v = v.view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
         if angles is not None:
-            q, k = rotate(q, *angles), rotate(k, *angles)
+            q, k = self.kernels.rotate_both(q, k, *angles)
         grouped = self.n_kv_heads != self.n_heads
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         return self.o(y.transpose(1, 2).reshape(batch, time, -1))
@@ -207,9 +224,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gate = _projection(config, layer, "gate") if config.ffn == "swiglu" else None
         self.up, self.down = (_projection(config, layer, name) for name in ("up", "down"))
+        self.kernels = PLAIN
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x))
+        if self.gate is None:
+            return self.down(F.relu(self.up(x)))
+        return self.down(self.kernels.swiglu(*products((self.gate, self.up), x, self.kernels.joins)))
 
 
 class Block(nn.Module):
@@ -217,7 +237,6 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.norm_first = config.norm == "rms_before"
         self.attention_norm = _norm(config)
         self.attention = Attention(config, layer)
         self.ffn_norm = _norm(config)
@@ -225,19 +244,28 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.recomputes = False
         """Whether the backward pass computes the activations again, which then take no memory in between."""
+        self.computes = Block.compute
+        """compute, or its compiled form."""
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.recomputes and torch.is_grad_enabled():
-            return checkpoint(self.compute, x, angles, use_reentrant=False)
-        return self.compute(x, angles)
+            return checkpoint(self.computes, self, x, angles, use_reentrant=False)
+        return self.computes(self, x, angles)
 
     def compute(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         """What forward gives."""
-        if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), angles))
-            return x + self.dropout(self.ffn(self.ffn_norm(x)))
+        if isinstance(self.ffn_norm, Norm):
+            x, normed = self.ffn_norm.after(x, self.dropout(self.attention(self.attention_norm(x), angles)))
+            return x + self.dropout(self.ffn(normed))
         x = x + self.dropout(self.attention_norm(self.attention(x, angles)))
         return x + self.dropout(self.ffn_norm(self.ffn(x)))
+
+    def use(self, kernels: Kernels, whole: bool, backend: str) -> None:
+        """Compute with these. whole: compiled as a whole."""
+        for part in self.modules():
+            if isinstance(part, (Attention, FeedForward, Norm)):
+                part.kernels = kernels
+        self.computes = compiled(Block.compute, backend) if whole else Block.compute
 
 
 class Decoder(nn.Module):
@@ -245,7 +273,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.kernels, self.computes = config, PLAIN, Decoder.compute
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = nn.Embedding(config.context, config.d_model) if config.positions == "learned" else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
@@ -266,8 +294,23 @@ class Decoder(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy in nats. tokens, targets: (batch, time)."""
-        logits = self(tokens)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return self.computes(self, tokens, targets)
+
+    def compute(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """What loss gives."""
+        return self.kernels.cross_entropy(self(tokens), targets)
+
+    def use(self, name: KernelsName, device: torch.device, backend: str = "inductor") -> None:
+        """Compute with these kernels from now on. device: where; backend: torch.compile's."""
+        if name == "auto":
+            name = "regions" if device.type == "cuda" else "plain"
+        self.kernels = PLAIN if name == "plain" else JOINED if name == "model" else regions(backend)
+        if isinstance(self.norm, Norm):
+            self.norm.kernels = self.kernels
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.use(JOINED if name == "blocks" else self.kernels, name == "blocks", backend)
+        self.computes = compiled(Decoder.compute, backend) if name == "model" else Decoder.compute
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
@@ -326,12 +369,6 @@ def rotary(config: ModelConfig, time: int, device: torch.device) -> tuple[Tensor
     angles = torch.outer(torch.arange(time, device=device, dtype=torch.float32), config.rope_theta**-half)
     angles = torch.cat((angles, angles), dim=-1)  # (time, d_head)
     return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + d_head/2) of x: (batch, heads, time, d_head) by each position's angles."""
-    left, right = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
 
 
 def build(config: ModelConfig, device: torch.device, seed: int) -> Decoder:

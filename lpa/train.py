@@ -2,9 +2,9 @@
 
 import contextlib
 import hashlib
-import math
 import time
 from collections.abc import Collection, Generator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,10 +16,13 @@ from . import keeper as keeping
 from .checkpoint import Reached
 from .config import Config, Count, UserError, dump_yaml
 from .cost import flops_per_token
-from .data import Batches, DataConfig, Shards, valid_batches
+from .data import Batches, DataConfig, Shards, resident, valid_batches
 from .distributed import ALONE, World
 from .files import replace_text
+from .graph import Add, Graphed
+from .guard import DivergedError, Guard, finite
 from .keeper import Keeper
+from .kernels import KernelsName
 from .logs import UNLOGGED, Logs
 from .metrics import Metrics, Progress, Speed, peak_flops
 from .model import Block, Decoder, ModelConfig, fill, outline
@@ -27,7 +30,8 @@ from .optim import OptimConfig, optimizer, schedule, set_rate
 from .parts import whole
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.yaml"
-_WATCHED = {"log_every", "checkpoint_every", "evals", "eval_steps", "microbatch", "test", "activation_checkpointing"}
+_WATCHED = {"log_every", "checkpoint_every", "evals", "eval_steps", "test"}
+_WATCHED |= {"microbatch", "activation_checkpointing", "kernels", "cuda_graph"}
 """Keys that do not decide the result."""
 
 
@@ -61,11 +65,19 @@ class TrainConfig(Config):
     """auto: a GPU where torch sees one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16: autocast, with float32 weights and optimizer state. auto: bfloat16 on a GPU that has it."""
+    kernels: KernelsName = "auto"
+    """What is compiled: nothing (plain), the regions that know of no rank, each kind of block, or the model. auto: regions on a
+    GPU, plain on a CPU."""
+    cuda_graph: bool = False
+    """One GPU alone: forward and backward pass are captured once and replayed, which spares a small model the start of its many
+    kernels. Without dropout and activation_checkpointing."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.batch_size % (self.microbatch or self.batch_size):
             raise ValueError(f"microbatch: {self.microbatch} does not divide batch_size {self.batch_size}")
+        if self.cuda_graph and (self.model.dropout or self.activation_checkpointing):
+            raise ValueError("cuda_graph: not with dropout or activation_checkpointing, which draw random numbers")
         if self.model.tie_embeddings and self.optim.lr_rule == "mup":
             raise ValueError("optim.lr_rule: mup does not carry tied embeddings across widths, expected 'uniform'")
         return self
@@ -96,10 +108,6 @@ class TrainConfig(Config):
         if self.device == "cuda" and not there:
             raise UserError("device: cuda, but torch sees no GPU here; expected cpu or auto")
         return torch.device("cuda" if there and self.device != "cpu" else "cpu")
-
-
-class DivergedError(Exception):
-    """The loss is no longer a finite number."""
 
 
 def train(
@@ -138,36 +146,41 @@ def train(
             replace_text(told / CONFIG, dump_yaml(config))
             metrics.logs = logs.open(told, config, done, metrics.rows)
     part = world.part(config.batch_size)
-    batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed, part)
+    tokens = resident(shards.split("train"), device)
+    batches = Batches(tokens, config.model.context, config.batch_size, config.seed, part)
+    add = adder(model, config, device, world)
+    guard = Guard(device, waits=device.type == "cpu" or world.size > 1)
     due = _eval_steps(config)
     started = time.perf_counter()
     try:
         for number in range(done, config.steps):
             share = schedule(config.optim, number, config.steps)
-            loss, norm = step(model, adamw, batches(number), config, number, share, world)
+            loss, norm = step(model, adamw, batches(number), config, number, share, world, guard, add)
             losses.append(loss)
             done = number + 1
 
             train_loss = valid_loss = test_loss = None
             if logged := done % config.log_every == 0 or done in due:
-                train_loss = _finite(torch.stack(losses).mean().item(), "training loss", done)
+                guard.check()
+                train_loss = finite(torch.stack(losses).mean().item(), "training loss", done)
                 losses.clear()
             if done in due:
-                valid_loss = _finite(evaluate(model, shards, "valid", config, world), "validation loss", done)
+                valid_loss = finite(evaluate(model, shards, "valid", config, world), "validation loss", done)
                 curve = (*curve, (done * config.batch_tokens, valid_loss))
             if config.test and done == config.steps:
-                test_loss = _finite(evaluate(model, shards, "test", config, world), "test loss", done)
-            seconds, slope = time.perf_counter() - started, (config.optim.lr * share, norm) if logged else (None, None)
+                test_loss = finite(evaluate(model, shards, "test", config, world), "test loss", done)
+            seconds, slope = time.perf_counter() - started, (config.optim.lr * share, norm.item()) if logged else (None, None)
             progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve, test_loss, *slope)
             if logged:
                 with keeper.writing():
                     metrics.write(progress)
             if _keeps(config, done) if only_at is None else done in only_at:
+                guard.check()
                 keeper.save(Reached(done, curve, losses))
             yield progress
         keeper.finish()
     except (GeneratorExit, DivergedError, UserError) as ending:  # which all processes have; another error is one's own
-        if isinstance(ending, GeneratorExit):
+        if isinstance(ending, GeneratorExit) and guard.is_good():
             keeper.save(Reached(done, curve, losses))
         keeper.finish()
         raise
@@ -178,6 +191,7 @@ def train(
 def fresh(config: TrainConfig, device: torch.device, world: World = ALONE) -> Decoder:
     """The model that a training starts with, or this process's part of it."""
     model = outline(config.model)
+    model.use(config.kernels, device)
     for block in model.blocks:
         assert isinstance(block, Block)
         block.recomputes = config.activation_checkpointing
@@ -203,21 +217,22 @@ def step(
     number: int,
     share: float,
     world: World = ALONE,
-) -> tuple[Tensor, float]:
+    guard: Guard | None = None,
+    add: Add | None = None,
+) -> tuple[Tensor, Tensor]:
     """One step, from a batch to new weights; the batch's mean loss and the norm of its gradient. batch: inputs and targets,
     (batch, context) each, of which a process of many has its own part; number: the step's, 0-based; share: of the peak rate.
-    What is dropped out is a function of (seed, number) and of the process, too. Raises DivergedError in every process before
-    any weight is changed."""
+    What is dropped out is a function of (seed, number) and of the process, too. guard: one that waits when left out; add:
+    accumulate. Raises DivergedError in every process before any weight is changed."""
     if config.model.dropout:
         torch.manual_seed(_step_seed(config.seed, number, world.rank))
     device = next(model.parameters()).device
     inputs, targets = (half.to(device, non_blocking=True) for half in batch)
-    loss = world.mean(accumulate(model, inputs, targets, config))
-    _finite(loss.item(), "training loss", number + 1)
+    loss = world.mean(add(inputs, targets) if add else accumulate(model, inputs, targets, config))
     norm = whole(gradient_norm(model))
-    length = _finite(norm.item(), "gradient's norm", number + 1)
+    (guard or Guard(device, waits=True)).see(loss, norm, number, adamw)
     update(model, adamw, config, share, norm)
-    return loss, length
+    return loss, norm
 
 
 def gradient_norm(model: Decoder) -> Tensor:
@@ -232,6 +247,16 @@ def update(model: Decoder, adamw: torch.optim.AdamW, config: TrainConfig, share:
     set_rate(adamw, share)
     adamw.step()
     adamw.zero_grad(set_to_none=True)
+
+
+def adder(model: Decoder, config: TrainConfig, device: torch.device, world: World) -> Add:
+    """What adds a batch's gradient. Raises UserError for a CUDA graph where there can be none."""
+    add = partial(accumulate, model, config=config)
+    if not config.cuda_graph:
+        return add
+    if device.type != "cuda" or world.size > 1:
+        raise UserError(f"cuda_graph: only on one GPU alone, found {world.size} on {device.type}")
+    return Graphed(add, list(model.parameters()))
 
 
 def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
@@ -292,9 +317,3 @@ def _keeps(config: TrainConfig, step: int) -> bool:
 def _step_seed(seed: int, step: int, rank: int) -> int:
     whose = f":{rank}" if rank else ""
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}:dropout{whose}".encode()).digest()[:7], "big")
-
-
-def _finite(value: float, what: str, step: int) -> float:
-    if not math.isfinite(value):
-        raise DivergedError(f"the {what} was {value} at step {step}")
-    return value

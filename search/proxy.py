@@ -18,9 +18,10 @@ from pydantic import Field
 from ..lpa.checkpoint import Curve, Reached
 from ..lpa.config import Config, Count, UserError, one_line
 from ..lpa.data import Shards
+from ..lpa.guard import DivergedError
 from ..lpa.model import ModelConfig
 from ..lpa.optim import OptimConfig
-from ..lpa.train import DivergedError, Progress, TrainConfig, reached, train
+from ..lpa.train import Progress, TrainConfig, reached, train
 from .budget import Listed
 
 TELL_SECONDS = 1.0

@@ -58,8 +58,8 @@ def _show_folder(folder: Path) -> None:
 def _draw_coordinates(space: Space, page: Path) -> None:
     from ..lpa.coordinates import coordinates
     from ..lpa.data import check_fits
+    from ..lpa.guard import DivergedError
     from ..lpa.prepare import open_shards
-    from ..lpa.train import DivergedError
     from . import preparing
     from .coordinate_figures import coordinates_figure
 

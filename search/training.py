@@ -9,13 +9,14 @@ from pathlib import Path
 from ..lpa import train as training
 from ..lpa.data import check_fits
 from ..lpa.distributed import SharedMistakeError, World, joined
+from ..lpa.guard import DivergedError
 from ..lpa.logs import Logs
 from ..lpa.metrics import METRICS
 from ..lpa.prepare import open_shards
 from ..lpa.sharded import place_of
 from ..lpa.shards import Shards
 from ..lpa.sources import unwatched
-from ..lpa.train import DivergedError, TrainConfig
+from ..lpa.train import TrainConfig
 from . import folder, preparing, terminal
 from .interrupt import Interrupt
 from .presets import load_config

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
-from lpanas.lpa.data import Batches, check_fits, valid_batches, windows
+from lpanas.lpa.data import Batches, check_fits, signed, valid_batches, windows
 from lpanas.lpa.model import ModelConfig
 from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.shards import Shards, read_shards
@@ -273,3 +273,14 @@ def test_short_files_stand_in_the_order_of_hashes_in_every_split(write: Callable
         in_order = by_hash if split == "train" else mixed
         assert found == [text for text in in_order if text in found]
     assert shards.content == "a03266442c7bbdd9"
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("uint16", 2**16 - 1), ("uint32", 2**32 - 1)])
+def test_batches_of_tokens_on_a_device_are_those_of_tokens_on_disk(kind: str, largest: int) -> None:
+    tokens = np.random.default_rng(0).integers(0, largest, 500, kind, endpoint=True)
+    tokens[:4] = 0, largest, largest // 2, largest // 2 + 1
+    here, there = (Batches(its, context=7, batch_size=5, seed=3, part=slice(1, 4)) for its in (tokens, signed(tokens)))
+    for step in (0, 1, 40):
+        for one, other in zip(here(step), there(step), strict=True):
+            assert one.dtype == other.dtype == torch.int64
+            assert torch.equal(one, other)

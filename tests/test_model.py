@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
+from lpanas.lpa.kernels import rotate
 from lpanas.lpa.linear import LowRankLinear
-from lpanas.lpa.model import Decoder, ModelConfig, build, rotary, rotate
+from lpanas.lpa.model import Decoder, ModelConfig, build, rotary
 from torch import Tensor
 
 CPU = torch.device("cpu")

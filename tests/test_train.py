@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from lpanas.lpa import train as training
 from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
+from lpanas.lpa.guard import DivergedError
 from lpanas.lpa.metrics import Speed, named_peak
 from lpanas.lpa.model import ModelConfig, build
 from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.placement import Placement
-from lpanas.lpa.train import DivergedError, Progress, TrainConfig, evaluate, fresh, is_bfloat16, reached, train
+from lpanas.lpa.train import Progress, TrainConfig, evaluate, fresh, is_bfloat16, reached, train
 
 Rows = list[dict[str, Any]]
 CLOCK = ("seconds", "tokens_per_second")

@@ -1,0 +1,106 @@
+"""How a decoder computes: with torch's own kernels one by one, with compiled regions, or compiled as a whole. The same numbers
+but for the last bits, whichever it is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal, ParamSpec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import LowRankLinear
+
+Inputs = ParamSpec("Inputs")
+
+KernelsName = Literal["auto", "plain", "regions", "blocks", "model"]
+"""plain: nothing is compiled. regions: norms, rotary positions, the FFN's gate and the loss are, which know of no rank, so that
+a new placement waits for no compiler. blocks: each kind of block as a whole, and these. model: everything as one. auto: regions
+on a GPU, plain on a CPU."""
+
+COMPILED_KINDS = 64
+"""Kinds of blocks that a process compiles at most; torch's own limit, 8, is below what a search or a deep placement has."""
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, kind: torch.dtype) -> Tensor:
+    """RMSNorm over the last dimension, its result in the dtype that the matmuls behind it read. x: (..., d), weight: (d,)."""
+    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps).to(kind)  # of two types it has no fused kernel
+
+
+def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The stream with a sublayer's output added, and its norm. x, y: (..., d)."""
+    x = x + y
+    return x, rms_norm(x, weight, eps, kind)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs (i, i + d_head/2) of x: (batch, heads, time, d_head) by each position's angles."""
+    left, right = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
+
+
+def rotate_both(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, rotated."""
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) up. (..., d_ff) each."""
+    return F.silu(gate) * up
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean in nats, in float32. logits: (batch, time, vocab_size), targets: (batch, time)."""
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What a decoder computes with."""
+
+    rms_norm: Callable[[Tensor, Tensor, float, torch.dtype], Tensor] = rms_norm
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float, torch.dtype], tuple[Tensor, Tensor]] = add_rms_norm
+    rotate_both: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = rotate_both
+    swiglu: Callable[[Tensor, Tensor], Tensor] = swiglu
+    cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    joins: bool = False
+    """Whether projections that read the same input do so in one product."""
+
+
+PLAIN = Kernels()
+
+
+JOINED = Kernels(joins=True)
+
+
+@cache
+def regions(backend: str) -> Kernels:
+    """Compiled at their first use, once for all models of a process."""
+    its = partial(torch.compile, backend=backend)
+    return Kernels(its(rms_norm), its(add_rms_norm), its(rotate_both), its(swiglu), its(cross_entropy), joins=True)
+
+
+@cache
+def compiled(call: Callable[Inputs, Tensor], backend: str) -> Callable[Inputs, Tensor]:
+    """A method of a model, compiled at its first use for each kind of model that it meets, once for all models of a process."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_KINDS)
+    return torch.compile(call, backend=backend)
+
+
+def products(layers: Sequence[nn.Module], x: Tensor, joins: bool) -> list[Tensor]:
+    """Each layer's output. joins: the matrices that read x, dense ones and factors A, as one product: a GPU does one wide
+    matmul in less time than several narrow ones. x: (..., d_in); layers: linear or low-rank."""
+    firsts = [first(layer) for layer in layers]
+    if not joins or any(one.bias is not None for one in firsts):
+        return [layer(x) for layer in layers]
+    whole = F.linear(x, torch.cat([one.weight for one in firsts]))
+    parts = whole.split([one.out_features for one in firsts], dim=-1)
+    return [layer.second(part) if isinstance(layer, LowRankLinear) else part for layer, part in zip(layers, parts, strict=True)]
+
+
+def first(layer: nn.Module) -> nn.Linear:
+    """The matrix of a projection that reads its input."""
+    its = layer.a if isinstance(layer, LowRankLinear) else layer
+    assert isinstance(its, nn.Linear)
+    return its

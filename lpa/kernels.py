@@ -4,6 +4,7 @@ but for the last bits, whichever it is."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from typing import Literal, ParamSpec
 
 import torch
@@ -17,7 +18,7 @@ Inputs = ParamSpec("Inputs")
 KernelsName = Literal["auto", "plain", "regions", "blocks", "model"]
 """plain: nothing is compiled. regions: norms, rotary positions, the FFN's gate and the loss are, which know of no rank, so that
 a new placement waits for no compiler. blocks: each kind of block as a whole, and these. model: everything as one. auto: regions
-on a GPU, plain on a CPU."""
+on a GPU where Triton is installed, else plain."""
 
 COMPILED_KINDS = 64
 """Kinds of blocks that a process compiles at most; torch's own limit, 8, is below what a search or a deep placement has."""
@@ -72,6 +73,11 @@ PLAIN = Kernels()
 
 
 JOINED = Kernels(joins=True)
+
+
+def can_compile() -> bool:
+    """Whether torch finds what it compiles with for a GPU."""
+    return find_spec("triton") is not None
 
 
 @cache

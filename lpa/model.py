@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import Config, Count
-from .kernels import JOINED, PLAIN, Kernels, KernelsName, compiled, products, regions
+from .kernels import JOINED, PLAIN, Kernels, KernelsName, can_compile, compiled, products, regions
 from .linear import FactorActivation, LowRankLinear, saves, torch_default_
 from .parts import is_part, put
 from .placement import ATTENTION, FFN, PROJECTIONS, Placement, resolve_rank
@@ -303,7 +303,7 @@ class Decoder(nn.Module):
     def use(self, name: KernelsName, device: torch.device, backend: str = "inductor") -> None:
         """Compute with these kernels from now on. device: where; backend: torch.compile's."""
         if name == "auto":
-            name = "regions" if device.type == "cuda" else "plain"
+            name = "regions" if device.type == "cuda" and can_compile() else "plain"
         self.kernels = PLAIN if name == "plain" else JOINED if name == "model" else regions(backend)
         if isinstance(self.norm, Norm):
             self.norm.kernels = self.kernels

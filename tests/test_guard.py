@@ -63,3 +63,13 @@ def test_good_steps_are_those_of_a_guard_that_waits(config: TrainConfig) -> None
 def test_a_guard_that_waits_raises_before_the_update(config: TrainConfig) -> None:
     with pytest.raises(DivergedError, match=r"at step 3"):
         taken(config, Guard(CPU, waits=True), bad={2}, steps=4)
+
+
+def test_a_gradient_that_is_not_finite_is_a_bad_step_although_its_loss_is(config: TrainConfig) -> None:
+    model, guard = fresh(config, CPU), Guard(CPU, waits=False)
+    adamw = optimizer(model, config.optim)
+    for number, norm in enumerate([1.0, math.inf, math.nan, 2.0]):
+        guard.see(torch.tensor(3.0), torch.tensor(norm), number, adamw)
+    assert not guard.is_good()
+    with pytest.raises(DivergedError, match=r"the gradient's norm was inf at step 2"):
+        guard.check()

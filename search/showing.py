@@ -41,10 +41,10 @@ def _refuse(what: str, why: str, options: dict[str, object]) -> None:
 
 def _show_folder(folder: Path) -> None:
     """Of a study, or of what was exported from one."""
-    from . import trained
+    from . import outcomes
 
-    if trained.is_exported(folder):
-        terminal.print_trained(trained.trained(folder), folder)
+    if outcomes.is_exported(folder):
+        terminal.print_outcomes(outcomes.outcomes(folder), folder)
     elif study_in(folder, None)[1] == CONFIRM:
         from .verdict import read_verdict
 

@@ -11,16 +11,16 @@ from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
-from . import characters, compare_words, summary, trained_words, wording
+from . import characters, compare_words, outcome_words, summary, wording
 from .budget import ARMS
 from .compare import Comparison
 from .compare_rows import study_rows, winner_rows
 from .confirmation import ComparisonResult, Confirmation
+from .outcomes import Outcome
 from .outlook import outlook
 from .proxy import Record
 from .results import Results
 from .space import Space
-from .trained import Trained
 
 WIDTH = 120
 """Columns where there is no terminal to ask."""
@@ -201,7 +201,7 @@ def print_config(config: TrainConfig) -> None:
     console.print(f"in all: {config.tokens * cost(model, microbatch).flops_per_token:.3g} training FLOPs")
 
 
-def print_trained(found: Sequence[Trained], place: Path) -> None:
+def print_outcomes(found: Sequence[Outcome], place: Path) -> None:
     """What the exported configs of a target's folder came to, a row a training, and against their dense twin."""
     table = _table("config", "trained in", "seed", "steps", "tokens", "loss_nats", "perplexity", "tokens/s")
     for one in found:
@@ -213,7 +213,7 @@ def print_trained(found: Sequence[Trained], place: Path) -> None:
             table.add_row(Text(one.name), Text(folder), str(training.config.seed), steps, *last, speed)
     if table.row_count:
         console.print(table)
-    for line in trained_words.sentences(found, place):
+    for line in outcome_words.sentences(found, place):
         console.print(line, markup=False)
 
 

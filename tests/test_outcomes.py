@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import yaml
 from lpanas.lpa.config import UserError, dump_yaml
-from lpanas.search import trained_words
+from lpanas.search import outcome_words
 from lpanas.search.export import export
+from lpanas.search.outcomes import outcomes
 from lpanas.search.presets import load_config
 from lpanas.search.results import Results
-from lpanas.search.trained import trained
 from making import TINY, arm_records, tiny_space
 from scipy import stats
 
@@ -38,7 +38,7 @@ def ran(file, name, losses, seed=0, speed=1000.0, **changed):
 
 
 def words(place):
-    return trained_words.sentences(trained(place), place)
+    return outcome_words.sentences(outcomes(place), place)
 
 
 def test_before_any_training_the_next_command_is_said(place):
@@ -51,7 +51,7 @@ def test_pairs_of_seeds_are_compared_where_all_were_evaluated(place):
         ran(place / "dense" / "train.yaml", f"seed-{seed}", {10: 3.0, 20: dense[seed]}, seed, speed=800.0)
         more = {30: 0.5} if seed == 1 else {}
         ran(place / "train.yaml", f"seed-{seed}", {10: 3.0, 20: low[seed], **more}, seed)
-    found = trained(place)
+    found = outcomes(place)
     assert [one.name for one in found] == ["train.yaml", "dense/train.yaml"]
     compared = found[0].compared
     differences = np.array([low[seed] - dense[seed] for seed in dense])
@@ -72,17 +72,17 @@ def test_seeds_text_tokens_and_rates_must_be_the_same(place):
     others += [{"optim": config.optim.change(lr=0.5)}, {"data": config.data.change(valid_tokens=99)}]
     for number, changed in enumerate(others):
         ran(place / "train.yaml", f"other-{number}", {20: 2.5}, **changed)
-    assert trained(place)[0].compared is None
+    assert outcomes(place)[0].compared is None
     assert "no two with the same seed" in words(place)[0]
     ran(place / "train.yaml", "the-same", {20: 2.5}, evals=3, microbatch=1, log_every=1)
-    assert trained(place)[0].compared.differences_nats == (0.5,)
+    assert outcomes(place)[0].compared.differences_nats == (0.5,)
     assert "one seed" in words(place)[0]
 
 
 def test_a_training_of_another_model_is_left_out_and_named(place):
     model = load_config(place / "train.yaml").model
     ran(place / "train.yaml", "try", {20: 0.1}, model=model.change(context=16))
-    found = trained(place)
+    found = outcomes(place)
     assert found[0].trainings == ()
     assert any(f"{place}/try: left out" in line for line in words(place))
 
@@ -99,7 +99,7 @@ def test_the_torn_last_line_of_a_killed_training_is_not_read(place):
     ran(place / "train.yaml", "train", {20: 2.0})
     with open(place / "train" / "metrics.jsonl", "a") as file:
         file.write('{"step": 30, "toke')
-    assert trained(place)[0].trainings[0].steps == 20
+    assert outcomes(place)[0].trainings[0].steps == 20
 
 
 @pytest.mark.parametrize("text", ["[1]\n", '{"step": 1}\n', "no json\n"])
@@ -107,7 +107,7 @@ def test_metrics_that_are_none_are_a_mistake_in_one_line(place, text):
     ran(place / "train.yaml", "train", {})
     (place / "train" / "metrics.jsonl").write_text(text)
     with pytest.raises(UserError, match=r"metrics\.jsonl: "):
-        trained(place)
+        outcomes(place)
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_small_target_with_ten_times_the_tokens_ends_below_its_proxy(call, tmp
     place = study / "export" / "target"
     for file in (place / "train.yaml", *place.glob("*/train.yaml")):
         assert call("train", file)[0] == 0
-    found = trained(place)
+    found = outcomes(place)
     assert len(found) == 4
     for one in found[:-1]:
         loss, tokens = one.proxy

@@ -71,7 +71,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Outcome:
     """An exported config and its trainings."""
 
     name: str
@@ -90,7 +90,7 @@ def is_exported(folder: Path) -> bool:
     return (folder / DENSE / CONFIG).is_file()
 
 
-def trained(place: Path) -> list[Trained]:
+def outcomes(place: Path) -> list[Outcome]:
     """The exported configs of a target's folder, the dense twin last. Raises UserError."""
     files = sorted(path for path in (place / CONFIG, *place.glob(f"*/{CONFIG}")) if path.is_file())
     twin = place / DENSE / CONFIG
@@ -99,7 +99,7 @@ def trained(place: Path) -> list[Trained]:
     for path in [*(file for file in files if file != twin), twin]:
         its, others = _trainings(path)
         compared = None if path == twin else compare([pair for one in its for pair in _pairs(one, dense)])
-        found.append(Trained(str(path.relative_to(place)), tuple(its), compared, _proxy(path), tuple(others)))
+        found.append(Outcome(str(path.relative_to(place)), tuple(its), compared, _proxy(path), tuple(others)))
     return found
 
 

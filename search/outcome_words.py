@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from .outcomes import Compared, Outcome
 from .statistics import ppl_percent
-from .trained import Compared, Trained
 
 
-def sentences(found: Sequence[Trained], place: Path) -> list[str]:
+def sentences(found: Sequence[Outcome], place: Path) -> list[str]:
     """Of each config against its dense twin and against its proxy, what cannot be compared, and what to do next."""
     said = [line for one in found for line in (*_against_dense(one, found), *_against_proxy(one), *_others(one))]
     if not any(one.trainings for one in found):
@@ -15,7 +15,7 @@ def sentences(found: Sequence[Trained], place: Path) -> list[str]:
     return said
 
 
-def _against_dense(one: Trained, found: Sequence[Trained]) -> list[str]:
+def _against_dense(one: Outcome, found: Sequence[Outcome]) -> list[str]:
     dense = found[-1]
     if one is dense or not one.trainings:
         return []
@@ -38,7 +38,7 @@ def _difference(its: Compared) -> str:
     return text
 
 
-def _against_proxy(one: Trained) -> list[str]:
+def _against_proxy(one: Outcome) -> list[str]:
     if one.proxy is None or not (losses := [training.last[1] for training in one.trainings if training.last]):
         return []
     loss, tokens = one.proxy
@@ -46,5 +46,5 @@ def _against_proxy(one: Trained) -> list[str]:
     return [f"{one.name}: {last} nats where its proxy had {loss:.4f} after {tokens:,} tokens"]
 
 
-def _others(one: Trained) -> list[str]:
+def _others(one: Outcome) -> list[str]:
     return [f"{folder}: left out, its model is not that of {one.name}" for folder in one.others]

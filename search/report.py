@@ -11,9 +11,8 @@ from ..lpa.config import dump_yaml
 from ..lpa.files import replace_text
 from . import summary
 from .choices_figure import choices_figure
-from .confirmation import Confirmation
 from .curve_figures import curves_figure
-from .evidence import confirmation, of_record
+from .evidence import Confirmed, confirmation, of_record
 from .figure import Figure
 from .folder import calls
 from .front_figures import front_figure
@@ -121,11 +120,11 @@ def _command(words: object) -> str:
     return shlex.join(map(str, words)) if isinstance(words, list) else str(words or "")
 
 
-def _verdict(confirmed: Confirmation, found: Results) -> dict[str, object]:
+def _verdict(confirmed: Confirmed, found: Results) -> dict[str, object]:
     """Its words, and what it says of the search's winner, if that is one of its arms."""
     best = found.winner
-    of_winner = of_record(confirmed, best) if best is not None else list[str]()
-    return {"headline": headline(confirmed), "claim": claim(confirmed), "of_winner": of_winner}
+    of_winner = of_record(confirmed, found, best) if best is not None else list[str]()
+    return {"headline": headline(confirmed.verdict), "claim": claim(confirmed.verdict), "of_winner": of_winner}
 
 
 def data(found: Results, records: Sequence[Record]) -> dict[str, object]:

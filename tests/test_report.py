@@ -205,7 +205,8 @@ def test_the_verdict_of_a_confirmation_stands_at_the_top(tmp_path):
     assert "This is a screening" not in said
     other = read_study(PROSE)
     model = other.arms["dense"].model.change(placement="0-3 q=1/8")
-    better = other.winner.change(run="trial-99", loss_nats=1.5, params={}, model=model)
+    target = other.arms["dense"].target.change(placement="0-11 q=1/8")
+    better = other.winner.change(run="trial-99", loss_nats=1.5, params={}, model=model, target=target)
     later = Results(other.space, [*other.records, better], other.seeds)
     said = text(write_report(later, tmp_path).read_text(encoding="utf-8"))
     assert "The claim is refuted" in said

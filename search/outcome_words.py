@@ -1,9 +1,9 @@
 """What exported configs came to, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .outcomes import Compared, Outcome
+from .outcomes import Compared, Outcome, Proxy, Training
 from .statistics import ppl_percent
 
 
@@ -20,7 +20,11 @@ def _against_dense(one: Outcome, found: Sequence[Outcome]) -> list[str]:
     if one is dense or not one.trainings:
         return []
     if one.compared is not None:
-        return [f"{one.name} against {dense.name}: {_difference(one.compared)}"]
+        repeated = ", ".join(map(str, one.repeated))
+        left_out = (
+            [f"{one.name}: one pair a seed is compared, the one that has come furthest; not {repeated}"] if repeated else []
+        )
+        return [f"{one.name} against {dense.name}: {_difference(one.compared)}", *left_out]
     why = "the twin has not been trained" if not dense.trainings else "no two with the same seed, text and tokens"
     return [f"{one.name} against {dense.name}: nothing to compare, {why}"]
 
@@ -35,15 +39,37 @@ def _difference(its: Compared) -> str:
         text += f"; {'one seed: how much of it is chance is not known' if pairs == 1 else f'{pairs} seeds that do not differ'}"
     if its.speed is not None:
         text += f"; x {its.speed:.3f} its tokens a second"
+    if its.unlike is not None:
+        own, twin = (", then ".join(one) or "what its log does not say" for one in its.unlike)
+        text += f"; ran on {own}, the twin on {twin}: speeds are not compared"
     return text
 
 
 def _against_proxy(one: Outcome) -> list[str]:
-    if one.proxy is None or not (losses := [training.last[1] for training in one.trainings if training.last]):
+    if one.proxy is None:
         return []
-    loss, tokens = one.proxy
+    ended = [training for training in one.trainings if training.last]
+    its = [training for training in ended if one.proxy.has_tokens_of(training)]
+    others = ", ".join(str(training.folder) for training in ended if training not in its)
+    told = [_beside_proxy(one.name, its, one.proxy)] if its else []
+    if others:
+        told.append(f"{one.name}: not compared with its proxy, whose text or tokens are not known to be the same: {others}")
+    return told
+
+
+def _beside_proxy(name: str, its: Sequence[Training], proxy: Proxy) -> str:
+    losses = [training.last[1] for training in its if training.last]
     last = f"{min(losses):.4f}" if min(losses) == max(losses) else f"{min(losses):.4f} to {max(losses):.4f}"
-    return [f"{one.name}: {last} nats where its proxy had {loss:.4f} after {tokens:,} tokens"]
+    text = f"{name}: {last} nats where its proxy had {proxy.loss_nats:.4f} after {proxy.tokens:,} tokens"
+    context, valid = {one.config.model.context for one in its}, {one.config.data.valid_tokens for one in its}
+    unlike = [f"a context of {_list(context)}, its {proxy.context}"] if context != {proxy.context} else []
+    if proxy.data is not None and valid != {proxy.data.valid_tokens}:
+        unlike.append(f"up to {_list(valid)} tokens of validation, its {proxy.data.valid_tokens:,}")
+    return f"{text} (roughly: {'; '.join(unlike)})" if unlike else text
+
+
+def _list(counts: Iterable[int]) -> str:
+    return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
 def _others(one: Outcome) -> list[str]:

@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 
 from ..lpa.config import UserError
+from ..lpa.data import DataConfig
 from ..lpa.metrics import METRICS, read_metrics
 from ..lpa.train import CONFIG as AS_TRAINED
 from ..lpa.train import TrainConfig
@@ -32,6 +34,8 @@ class Training:
     """Validation loss, nats, by training tokens."""
     tokens_per_second: float | None
     """Median of its log lines."""
+    ran_on: tuple[str, ...]
+    """`2 x NVIDIA H100, bfloat16`; several where it went on elsewhere, none where its log does not say."""
 
     @property
     def last(self) -> tuple[int, float] | None:
@@ -51,6 +55,11 @@ class Pair:
         """The last count that both were evaluated at."""
         return max(set(self.training.curve) & set(self.dense.curve), default=None)
 
+    @property
+    def is_alike(self) -> bool:
+        """Whether the two ran on the same devices, all the time, in the same precision."""
+        return len(self.training.ran_on) == 1 and self.training.ran_on == self.dense.ran_on
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -58,16 +67,36 @@ class Compared:
 
     tokens: int
     differences_nats: tuple[float, ...]
-    """Less dense, one a pair."""
+    """Less dense, one a pair: a seed."""
     interval: Interval | None
     """Student's of their mean; None for fewer than two pairs and where all are alike."""
     speed: float | None
-    """Tokens a second over the dense twin's, the pairs' mean; None where a log does not tell."""
+    """Tokens a second over the dense twin's, the pairs' mean; None where a log does not tell, or not all ran alike."""
+    unlike: tuple[tuple[str, ...], tuple[str, ...]] | None
+    """What a training and its twin ran on that did not run alike."""
 
     @property
     def mean_nats(self) -> float:
         """Of the differences."""
         return fmean(self.differences_nats)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The run by which a config was chosen."""
+
+    loss_nats: float
+    tokens: int
+    """Training tokens after which."""
+    context: int | None
+    data: DataConfig | None
+    """None where the prediction does not say."""
+
+    def has_tokens_of(self, training: Training) -> bool:
+        """Whether the same text was cut into the same tokens and splits."""
+        left_out = {"valid_tokens", "max_epochs"}
+        data = training.config.data.model_dump(exclude=left_out)
+        return self.data is not None and self.data.model_dump(exclude=left_out) == data
 
 
 @dataclass(frozen=True)
@@ -79,8 +108,9 @@ class Outcome:
     trainings: tuple[Training, ...]
     compared: Compared | None
     """With the dense twin; None for itself and where no two can be compared."""
-    proxy: tuple[float, int] | None
-    """The loss that it was chosen by, and the training tokens after which."""
+    repeated: tuple[Path, ...]
+    """Folders, its own and the twin's, that could make a pair of a seed that another pair has come further with."""
+    proxy: Proxy | None
     others: tuple[Path, ...]
     """Folders beside it that hold a training of another model."""
 
@@ -98,8 +128,9 @@ def outcomes(place: Path) -> list[Outcome]:
     found = []
     for path in [*(file for file in files if file != twin), twin]:
         its, others = _trainings(path)
-        compared = None if path == twin else compare([pair for one in its for pair in _pairs(one, dense)])
-        found.append(Outcome(str(path.relative_to(place)), tuple(its), compared, _proxy(path), tuple(others)))
+        pairs, repeated = _pairs(its, () if path == twin else dense)
+        name = str(path.relative_to(place))
+        found.append(Outcome(name, tuple(its), compare(pairs), tuple(repeated), _proxy(path), tuple(others)))
     return found
 
 
@@ -112,7 +143,8 @@ def compare(pairs: Sequence[Pair]) -> Compared | None:
     its = [pair for pair in pairs if _is_at(pair, at)]
     differences = [pair.training.curve[at] - pair.dense.curve[at] for pair in its]
     interval = t_interval(np.array(differences)) if len(its) > 1 else None
-    return Compared(at, tuple(differences), interval, _speed(its))
+    unlike = next(((pair.training.ran_on, pair.dense.ran_on) for pair in its if not pair.is_alike), None)
+    return Compared(at, tuple(differences), interval, None if unlike else _speed(its), unlike)
 
 
 def _is_at(pair: Pair, tokens: int) -> bool:
@@ -128,12 +160,17 @@ def _speed(pairs: Sequence[Pair]) -> float | None:
     return fmean(ratios) if len(ratios) == len(pairs) else None
 
 
-def _pairs(one: Training, dense: Sequence[Training]) -> Iterator[Pair]:
-    """With the first dense training that differs in its model alone."""
-    for other in dense:
-        if other.config.is_twin(one.config):
-            yield Pair(one, other)
-            return
+def _pairs(its: Sequence[Training], dense: Sequence[Training]) -> tuple[list[Pair], list[Path]]:
+    """One a seed, of trainings that differ in their model alone: the pair that has come furthest; and the other folders. A
+    training that is repeated tells nothing new of chance."""
+    every = [Pair(one, other) for one in its for other in dense if other.config.is_twin(one.config)]
+    chosen = dict[int, Pair]()
+    for pair in sorted(every, key=lambda pair: (pair.tokens or 0, pair.training.steps, pair.dense.steps)):
+        chosen[pair.training.config.seed] = pair
+    kept = {one.folder for pair in chosen.values() for one in (pair.training, pair.dense)}
+    return [chosen[seed] for seed in sorted(chosen)], sorted(
+        {one.folder for pair in every for one in (pair.training, pair.dense)} - kept
+    )
 
 
 def _trainings(file: Path) -> tuple[list[Training], list[Path]]:
@@ -150,20 +187,30 @@ def _trainings(file: Path) -> tuple[list[Training], list[Path]]:
 
 def _training(config: TrainConfig, folder: Path) -> Training:
     rows = read_metrics(folder)
-    speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
+    timed = [row for row in rows if "tokens_per_second" in row]
     curve = {int(row["tokens"]): row["valid_loss_nats"] for row in rows if "valid_loss_nats" in row}
     done = int(rows[-1]["step"]) if rows else 0
-    return Training(config, folder, done, curve, median(speeds) if speeds else None)
+    speed = median(row["tokens_per_second"] for row in timed) if timed else None
+    return Training(config, folder, done, curve, speed, _ran_on(timed))
 
 
-def _proxy(file: Path) -> tuple[float, int] | None:
+def _ran_on(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What rows with a speed say of it; nothing where one of them does not."""
+    if not all({"devices", "device", "precision"} <= set(row) for row in rows):
+        return ()
+    return tuple(dict.fromkeys(f"{row['devices']} x {row['device']}, {row['precision']}" for row in rows))
+
+
+def _proxy(file: Path) -> Proxy | None:
     """Of the prediction beside a config. Raises UserError when it cannot be read."""
     path = file.parent / PREDICTION
     if not path.exists():
         return None
     try:
         its = json.loads(path.read_text(encoding="utf-8"))["evidence"]
-        loss, tokens = its["loss_nats"], int(its["tokens"])
-    except (OSError, ValueError, KeyError, TypeError):
+        loss, tokens, context, data = its["loss_nats"], int(its["tokens"]), its.get("proxy_context"), its.get("proxy_data")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not a prediction that can be read") from None
-    return None if loss is None or not math.isfinite(loss) else (float(loss), tokens)
+    if loss is None or not math.isfinite(loss):
+        return None
+    return Proxy(float(loss), tokens, context, data and DataConfig.parse(data, f"{path}: evidence.proxy_data"))

@@ -26,13 +26,16 @@ def place(tmp_path):
     return export(FOUND, FOUND.records[1], tmp_path).path.parent
 
 
-def ran(file, name, losses, seed=0, speed=1000.0, **changed):
-    """A training's folder beside a config. losses: validation losses by steps."""
+ONE = {"devices": 1, "device": "NVIDIA H100", "precision": "bfloat16"}
+
+
+def ran(file, name, losses, seed=0, speed=1000.0, on=ONE, **changed):
+    """A training's folder beside a config. losses: validation losses by steps; on: what its log says of the devices."""
     config = load_config(file).change(seed=seed, **changed)
     folder = file.parent / name
     folder.mkdir()
     (folder / "config.yaml").write_text(dump_yaml(config))
-    rows = [{"step": step, "tokens": step * config.batch_tokens, "valid_loss_nats": loss, "tokens_per_second": speed}
+    rows = [{"step": step, "tokens": step * config.batch_tokens, "valid_loss_nats": loss, "tokens_per_second": speed, **on}
             for step, loss in losses.items()]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -63,6 +66,70 @@ def test_pairs_of_seeds_are_compared_where_all_were_evaluated(place):
     text = words(place)[0]
     assert f"{100 * math.expm1(differences.mean()):+.2f} %" in text
     assert "3 seeds" in text
+
+
+def test_a_seed_that_is_repeated_is_one_pair_the_furthest(place):
+    """A second training of a seed is the first one again, and says nothing of chance."""
+    ran(place / "dense" / "train.yaml", "a", {10: 2.0})
+    ran(place / "dense" / "train.yaml", "b", {10: 2.0, 20: 1.5})
+    for name, losses in (("a", {10: 2.5}), ("b", {10: 2.5, 20: 1.75}), ("c", {10: 2.5})):
+        ran(place / "train.yaml", name, losses)
+    found = outcomes(place)[0]
+    assert found.compared.differences_nats == (0.25,)
+    assert found.compared.interval is None
+    said = words(place)
+    assert "one seed: how much of it is chance is not known" in said[0]
+    assert said[1].endswith(f"the one that has come furthest; not {place / 'a'}, {place / 'c'}, {place / 'dense' / 'a'}")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (ONE | {"devices": 2}, "ran on 1 x NVIDIA H100, bfloat16, the twin on 2 x NVIDIA H100, bfloat16"),
+        (ONE | {"device": "NVIDIA A100"}, "the twin on 1 x NVIDIA A100, bfloat16"),
+        (ONE | {"precision": "float32"}, "the twin on 1 x NVIDIA H100, float32"),
+        ({}, "the twin on what its log does not say"),
+    ],
+)
+def test_speeds_of_other_devices_are_not_compared(place, other, said):
+    ran(place / "dense" / "train.yaml", "train", {20: 2.0}, on=other)
+    ran(place / "train.yaml", "train", {20: 2.5}, speed=3000.0)
+    assert outcomes(place)[0].compared.speed is None
+    assert f"{said}: speeds are not compared" in words(place)[0]
+    assert "tokens a second" not in words(place)[0]
+
+
+def test_a_training_that_went_on_elsewhere_has_no_one_speed(place):
+    for file in (place / "train.yaml", place / "dense" / "train.yaml"):
+        ran(file, "train", {20: 2.0})
+        with open(file.parent / "train" / "metrics.jsonl", "a") as rows:
+            rows.write(json.dumps({"step": 30, "tokens": 960, "tokens_per_second": 9.0, **ONE, "devices": 8}) + "\n")
+    assert "ran on 1 x NVIDIA H100, bfloat16, then 8 x NVIDIA H100, bfloat16, the twin" in words(place)[0]
+
+
+def test_the_proxys_loss_stands_beside_that_of_the_same_tokens_alone(place):
+    model = load_config(place / "train.yaml").model
+    data = load_config(place / "train.yaml").data
+    ran(place / "train.yaml", "same", {20: 2.0})
+    # the tiny space: its proxy ends at 3.1 nats after 640 tokens at a context of 16, its target has one of 32
+    (line,) = [line for line in words(place) if "proxy" in line]
+    assert line == "train.yaml: 2.0000 nats where its proxy had 3.1000 after 640 tokens (roughly: a context of 32, its 16)"
+    assert model.context == 32
+    ran(place / "train.yaml", "more", {20: 1.9}, seed=1, data=data.change(valid_tokens=99))
+    (line,) = [line for line in words(place) if "proxy" in line]
+    assert line.endswith(" (roughly: a context of 32, its 16; up to 99 or 65,536 tokens of validation, its 65,536)")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"source": "text", "text": ("a.txt",)}, {"tokenizer": "bpe", "vocab_size": 264}, {"source": "hf", "dataset": "a"}],
+)
+def test_a_loss_of_other_tokens_is_not_held_against_the_proxys(place, changed):
+    ran(place / "train.yaml", "train", {20: 1.0}, data=load_config(place / "train.yaml").data.change(**changed))
+    (line,) = [line for line in words(place) if "proxy" in line]
+    assert line == (
+        f"train.yaml: not compared with its proxy, whose text or tokens are not known to be the same: {place / 'train'}"
+    )
 
 
 def test_seeds_text_tokens_and_rates_must_be_the_same(place):
@@ -127,10 +194,9 @@ def test_a_small_target_with_ten_times_the_tokens_ends_below_its_proxy(call, tmp
     found = outcomes(place)
     assert len(found) == 4
     for one in found[:-1]:
-        loss, tokens = one.proxy
         reached, ended = one.trainings[0].last
-        assert reached >= 10 * tokens
-        assert ended < loss - 0.1
+        assert reached >= 10 * one.proxy.tokens
+        assert ended < one.proxy.loss_nats - 0.1
         assert len(one.compared.differences_nats) == 1
     shown = call("show", place)[1]
     assert shown.count("against dense/train.yaml: ") == 3

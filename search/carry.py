@@ -17,6 +17,10 @@ from .presets import named_shape
 from .proxy import Record
 from .space import Candidate, Space
 
+EVALS, VALID_MOST, VALID_SHARE = 100, 2**20, 1000
+"""Evaluations of a target, each on a thousandth of the training tokens but on no more than 2^20: as a forward pass is a third
+of a step's FLOPs, all of them together take about 3 % of the training's (assumptions)."""
+
 
 def retarget(space: Space, shape: str) -> Space:
     """The space with another named shape as its target; context, multiples and initialisation stay. Raises UserError.
@@ -51,18 +55,19 @@ def bands_of(space: Space, record: Record) -> int:
 
 
 def train_config(space: Space, model: ModelConfig) -> TrainConfig:
-    """How a model is trained at the target: the proxy's recipe, its learning rate carried by width, the target's batch and
-    tokens."""
-    optim = space.proxy.optim
+    """How a model is trained at the target: the proxy's recipe, its learning rate carried by width (not by depth, batch or
+    length of training), the target's batch and tokens, and validation on windows that are worth them."""
+    optim, tokens = space.proxy.optim, int(space.target.tokens_per_param * space.dense_costs["params"])
+    valid = max(space.proxy.data.valid_tokens, min(tokens // VALID_SHARE, VALID_MOST))
     return TrainConfig(
         model=model,
-        data=space.proxy.data.change(max_epochs=None),
+        data=space.proxy.data.change(max_epochs=None, valid_tokens=valid),
         optim=optim.change(lr_base_width=optim.lr_base_width or space.proxy.model.d_model),
-        tokens=int(space.target.tokens_per_param * space.dense_costs["params"]),
+        tokens=tokens,
         batch_size=space.target.batch_size,
         microbatch=space.target.microbatch,
         seed=space.seed,
-        evals=100,
+        evals=EVALS,
     )
 
 

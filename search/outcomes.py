@@ -167,10 +167,12 @@ def _pairs(its: Sequence[Training], dense: Sequence[Training]) -> tuple[list[Pai
     chosen = dict[int, Pair]()
     for pair in sorted(every, key=lambda pair: (pair.tokens or 0, pair.training.steps, pair.dense.steps)):
         chosen[pair.training.config.seed] = pair
-    kept = {one.folder for pair in chosen.values() for one in (pair.training, pair.dense)}
-    return [chosen[seed] for seed in sorted(chosen)], sorted(
-        {one.folder for pair in every for one in (pair.training, pair.dense)} - kept
-    )
+    pairs = [chosen[seed] for seed in sorted(chosen)]
+    return pairs, sorted(_folders(every) - _folders(pairs))
+
+
+def _folders(pairs: Sequence[Pair]) -> set[Path]:
+    return {one.folder for pair in pairs for one in (pair.training, pair.dense)}
 
 
 def _trainings(file: Path) -> tuple[list[Training], list[Path]]:

@@ -92,6 +92,7 @@ def activations(its: Prediction) -> str:
     return f"activations {'computed again' if its.activation_checkpointing else 'kept'}"
 
 
+UNMEASURED = "assumed, not measured with lpanas train"
 SLOWER = (
     "Low-rank layers reach less of the peak than dense ones (thin products wait for memory), so at one utilisation the time of "
     "a low-rank model is a lower bound; lpanas confirm measures steps (matches: [step_seconds])."
@@ -114,6 +115,6 @@ def lines(its: Prediction, dense: Prediction, assumed: Assumed, microbatch: int)
         f"training FLOPs in all: {beside(its.flops, dense.flops, '.4g')}",
         f"memory of a GPU, microbatch {microbatch}, bfloat16, {activations(its)}: {memory}, {state}{kept}",
         f"seconds a step on one GPU: {beside(its.step_seconds, dense.step_seconds, '.4g')}",
-        f"GPU hours: {beside(its.gpu_hours, dense.gpu_hours, '.4g')}",
+        f"GPU hours: {beside(its.gpu_hours, dense.gpu_hours, '.4g')}; {UNMEASURED}",
         f"Times are {assumed.text}. {SLOWER}",
     ]

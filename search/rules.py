@@ -1,16 +1,20 @@
 """The rules by which a target's training follows from a proxy's, each in words with its source: comments of train.yaml."""
 
 import math
+from pathlib import Path
 
+from ..lpa.config import UserError
 from ..lpa.cost import body_params, flops_per_token
 from ..lpa.model import ModelConfig
 from ..lpa.optim import OptimConfig
+from ..lpa.shards import read_shards
 from ..lpa.train import TrainConfig
-from .carry import bands_of, rank_lines, rates, rebalance_of
+from .carry import VALID_MOST, VALID_SHARE, bands_of, rank_lines, rates, rebalance_of
 from .proxy import Record
 from .space import Space
 
 HOFFMANN = "Hoffmann et al., arXiv 2203.15556"
+LPA_BATCH = " (as many as in the LPA 130M setting, 512 x 256; arXiv 2411.02063)"
 RATES = 12
 """Matrices whose rates are named, at most: a placement of its own in each layer has hundreds."""
 
@@ -32,13 +36,17 @@ def rules(space: Space, record: Record | None, config: TrainConfig, shape: str |
         "tokens": [_tokens(space, config)],
         "batch_size": [
             f"{config.batch_size} x {model.context} = {config.batch_tokens:,} tokens a step: target.batch_size of the space, "
-            "whatever the width (128 x 1024: the batch of the LPA 130M setting, arXiv 2411.02063)."
+            f"whatever the width{LPA_BATCH if config.batch_tokens == 131_072 else ''}."
         ],
         "microbatch": ["target.microbatch of the space; it decides the memory, not the result."],
         "seed": ["The space's; with it the dense twin is trained on the same batches."],
         "data": [
-            "The search's source, read as often as the tokens need; put your own pretraining text there. Relative paths start "
-            "where the command does."
+            f"The search's source, read as often as the tokens need{_epochs(config)}; put your own pretraining text there. "
+            "Relative paths start where the command does."
+        ],
+        "data.valid_tokens": [
+            f"The first windows of the validation split, as far as it goes: 1/{VALID_SHARE} of the training tokens, at most "
+            f"{VALID_MOST:,} and no fewer than the proxy's {space.proxy.data.valid_tokens:,}."
         ],
     }
     if record is not None and model.placement.sublayers != "dense":
@@ -82,7 +90,8 @@ def _rate(model: ModelConfig, optim: OptimConfig) -> list[str]:
     more = [f"and {len(its) - RATES} more kinds of matrices"] if len(its) > RATES else []
     return [
         "The proxy's. lr_rule mup carries it: a matrix trains at lr x lr_base_width / d_in; of two factors of rank r, A at "
-        "half of that and B at d_in / (2 r) of it (Compute Better Spent, ICML 2024; lpa/optim.py). Peak rates here:",
+        "half of that and B at d_in / (2 r) of it (Compute Better Spent, ICML 2024; lpa/optim.py). That carries it across "
+        "widths; other depths, batches and lengths of training may want another rate. Peak rates here:",
         f"embedding, positions, norms, biases: {optim.lr:.4g}",
         *(f"{one.names} ({one.what}): {one.lr:.4g}" for one in its[:RATES]),
         *more,
@@ -93,6 +102,17 @@ def _base_width(space: Space) -> str:
     if space.proxy.optim.lr_base_width is None:
         return "The width that lr was chosen at: d_model of the proxy."
     return "The width that lr was chosen at: proxy.optim.lr_base_width of the space."
+
+
+def _epochs(config: TrainConfig) -> str:
+    """How often, where that is said beside the shards; other sources would have to be read."""
+    if config.data.source != "shards":
+        return ""
+    try:
+        there = read_shards(Path(config.data.shards or "").expanduser()).tokens["train"]
+    except UserError:
+        return ""
+    return f", about {config.tokens / there:.2g} times ({there:,} training tokens)" if there else ""
 
 
 def _tokens(space: Space, config: TrainConfig) -> str:

@@ -89,7 +89,7 @@ class Target(Config):
     microbatch: Annotated[int, Field(gt=0)] = 16
     """Sequences in one forward pass; decides memory_bytes."""
     batch_size: Annotated[int, Field(gt=0)] = 128
-    """Sequences a step (128 x 1024 tokens: the batch of the LPA 130M setting)."""
+    """Sequences a step (128 x 1024 tokens: as many as the LPA 130M setting's 512 x 256)."""
     tokens_per_param: Annotated[float, Field(gt=0)] = 20.0
     """Training tokens for each parameter of the dense target (20: Hoffmann et al., arXiv 2203.15556)."""
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -46,7 +47,25 @@ def test_the_file_beside_a_config_foretells_what_the_built_model_says(tmp_path, 
         assert its["step_seconds"] == pytest.approx(flops * 256 / 100e12, rel=1e-12)
         assert its["gpu_hours"] == pytest.approx(steps * its["step_seconds"] / 3600, rel=1e-12)
         assert its["memory_bytes"] == its["state_bytes"] + its["activation_bytes"]
-        assert 16 * params < its["state_bytes"] < 18 * params
+        # float32 weights, gradients and two moments; bfloat16 copies of what matmuls read, so not of embedding and norms
+        with torch.device("meta"):
+            matmuls = sum(one.weight.numel() for one in Decoder(config.model).modules() if isinstance(one, torch.nn.Linear))
+        assert its["state_bytes"] == 16 * params + 2 * matmuls
+
+
+def test_the_activations_of_a_microbatch_are_the_sum_by_hand(tmp_path):
+    """Of the tiny target, 4 layers of d_model 64 and d_ff 192 with 2 heads and 264 tokens, in bytes a token."""
+    norm = 4 * 64 + 4 + 2 * 64  # the float32 stream, its root mean square, the result
+    attention = 2 * 4 * 64 + 4 * 2  # q, k, v and the result; the softmax's sum of each head
+    ffn = 2 * 4 * 192  # gate, its SiLU, up, their product
+    kept = 4 * (2 * norm + attention + ffn) + norm + 4 * 264 + 8  # log-softmax and the target
+    dense = kept + 8 * 264  # the loss's gradient, the most that passes at the backward pass's start
+    low = dense + 2 * 4 * 4 * 16  # x A of rank 16 in q, k, v, o of each layer
+    path = export(FOUND, FOUND.records[1], tmp_path).path
+    its = json.loads((path.parent / "prediction.json").read_text())
+    assert its["microbatch"] == 4
+    assert its["dense"]["activation_bytes"] == 4 * 32 * dense
+    assert its["predicted"]["activation_bytes"] == 4 * 32 * low
 
 
 def test_memory_is_that_of_the_configs_activations_and_beside_it_that_of_recomputed_ones(tmp_path):
@@ -82,6 +101,8 @@ def test_the_prediction_stands_in_the_files_head_with_its_assumptions(tmp_path):
     assert f"training FLOPs in all: {mine['flops']:.4g} (dense {dense['flops']:.4g}" in head
     assert "assumed: 0.4 of a GPU's peak of 989 TFLOP/s (H100 SXM" in head
     assert "lower bound" in head
+    assert re.search(r"GPU hours: [^)]*; x [\d.]+\); assumed, not measured with lpanas train", head)
+    assert "not measured with lpanas train" in " ".join((path.parent / "README.md").read_text().split())
 
 
 @pytest.mark.parametrize("mfu", [0.0, -1.0, 1.01, math.nan, math.inf])

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from lpanas.lpa.config import parse_yaml
+from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.train import TrainConfig
 from lpanas.search.export import export
 from lpanas.search.results import Results
@@ -62,6 +63,33 @@ def test_every_matrix_trains_at_the_rate_that_the_rule_gives_by_hand(tmp_path):
     assert "down (A, 192 x 32): 0.0006667" in said
     assert "down (B, 32 x 64): 0.004" in said
     assert "gate,up (A, 64 x 32): 0.002 gate,up (B, 32 x 192): 0.004" in said
+
+
+def test_it_is_said_that_width_alone_carries_the_rate(tmp_path):
+    said = above(written(tiny_space(*BY_HAND), tmp_path), "lr")
+    assert "carries it across widths; other depths, batches and lengths of training may want another rate" in said
+
+
+def test_the_lpa_setting_is_named_where_a_step_has_as_many_tokens(tmp_path):
+    # the authors' 130M setting: 512 sequences of 256 tokens
+    for batch, context, same in ((512, 256, True), (128, 1024, True), (512, 128, False), (128, 512, False)):
+        space = tiny_space(f"target.batch_size={batch}", f"target.model.context={context}")
+        said = above(written(space.change(vary=tiny_space(*BY_HAND).vary), tmp_path), "batch_size")
+        assert ("as many as in the LPA 130M setting, 512 x 256; arXiv 2411.02063" in said) == same
+
+
+def test_it_is_said_how_often_shards_are_read_and_how_much_validation_is(tmp_path, pages):
+    shards = open_shards(pages)
+    text = written(
+        tiny_space(*BY_HAND, f"proxy.data={{source: shards, shards: '{shards.folder}', valid_tokens: 300}}"), tmp_path
+    )
+    params = 4 * (4 * 64**2 + 3 * 64 * 192) + 9 * 64 + 2 * 264 * 64
+    there = (shards.folder / "train.bin").stat().st_size // 2
+    assert f"about {20 * params / there:.2g} times ({there:,} training tokens)" in above(text, "data")
+    assert "1/1000 of the training tokens, at most 1,048,576 and no fewer than the proxy's 300" in above(text, "valid_tokens")
+    assert parse_yaml(text, "x")["data"]["valid_tokens"] == 20 * params // 1000
+    gone = tiny_space(*BY_HAND, "proxy.data={source: shards, shards: nowhere}")
+    assert "as often as the tokens need; put" in above(written(gone, tmp_path), "data")
 
 
 def test_a_base_width_of_the_space_goes_into_the_rates(tmp_path):

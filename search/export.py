@@ -14,10 +14,12 @@ from ..lpa.files import replace_text, writing
 from ..lpa.model import ModelConfig
 from ..lpa.train import TrainConfig
 from .carry import rebuilt, retarget, train_config
+from .caveats import caveats
 from .evidence import Evidence, evidence, words
 from .export_readme import DENSE, SLURM, readme, slurm
 from .predict import Assumed, Prediction, lines, predict
 from .proxy import Record
+from .replacing import replace_config, replace_script
 from .results import Results
 from .rules import rules
 from .space import Space
@@ -50,7 +52,9 @@ class Written:
     dense: Path
     """Of its dense twin's."""
     replaced: tuple[str, ...]
-    """What lay there before and was another, in words."""
+    """What lay there before and was another, in words, and where it is now, if it was edited."""
+    caveats: tuple[str, ...]
+    """What does not hold of the target."""
 
     @property
     def text(self) -> str:
@@ -74,6 +78,10 @@ class Planned:
     def twin(self) -> TrainConfig:
         """The dense one: the same data, tokens, batch, seed and rule."""
         return train_config(self.space, self.space.target.model)
+
+    def caveats(self, its: Evidence) -> list[str]:
+        """What does not hold of this target."""
+        return caveats(self.space, self.config, self.shape, bool(its.ladder))
 
 
 def export(
@@ -107,11 +115,11 @@ def write(plan: Planned, out: Path, assumed: Assumed, apart: bool = False) -> Wr
     with writing(folder):
         for one in (folder, place / DENSE):
             one.mkdir(parents=True, exist_ok=True)
-        replaced = [*_replace(folder / CONFIG, text), *_replace(place / DENSE / CONFIG, dense)]
+        replaced = [*replace_config(folder / CONFIG, text), *replace_config(place / DENSE / CONFIG, dense)]
+        replaced += replace_script(place / SLURM, slurm())
         replace_text(folder / PREDICTION, json.dumps(asdict(its), indent=1, allow_nan=False) + "\n")
-        replace_text(place / SLURM, slurm())
         replace_text(place / "README.md", readme(place))
-    return Written(plan.record, folder / CONFIG, place / DENSE / CONFIG, tuple(replaced))
+    return Written(plan.record, folder / CONFIG, place / DENSE / CONFIG, tuple(replaced), tuple(plan.caveats(its.evidence)))
 
 
 def picks(found: Results, asked: Sequence[str]) -> dict[str, Record]:
@@ -145,30 +153,6 @@ def forecast(plan: Planned, out: Path, assumed: Assumed) -> Forecast:
     )
 
 
-def _replace(path: Path, text: str) -> list[str]:
-    """Write a config; what was there, if that was another."""
-    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else text
-    replace_text(path, text)
-    if _bare(before) == _bare(text):
-        return []
-    was, now = _bare(before)[0].removeprefix("# "), _bare(text)[0].removeprefix("# ")
-    if was == now:
-        what = "which was of the same run, with other keys"
-    elif was.startswith(("Exported by lpanas", "The dense twin")):
-        what = f"which was: {was}"
-    else:
-        what = "which was not exported by lpanas"
-    trained = path.parent / "train"
-    more = f"; {trained} holds a training of that: give this one another --out" if trained.is_dir() else ""
-    return [f"replaced {path}, {what}{more}"]
-
-
-def _bare(text: str) -> list[str]:
-    """A config's lines without comments, and the run that it is of."""
-    lines = text.splitlines()
-    return [lines[0].split(". ", 1)[0] if lines else "", *(line for line in lines if not line.lstrip().startswith("#"))]
-
-
 def _head(plan: Planned, its: Forecast, twin: str) -> str:
     """What a reader of the file should know, as comments."""
     where = f"at {plan.shape}" if plan.shape else "at the space's target"
@@ -179,20 +163,12 @@ def _head(plan: Planned, its: Forecast, twin: str) -> str:
             *_wrapped([f"Placement {where}: {its.placement}."], ""),
             f"Its dense twin: {twin}. README.md says how to start both.",
             "Evidence:",
-            *_wrapped([*words(its.evidence), *_minded(plan, its)]),
+            *_wrapped([*words(its.evidence), *plan.caveats(its.evidence)]),
             f"Predicted ({PREDICTION}), before anything is trained:",
             *_wrapped(lines(its.predicted, its.dense, its.assumed, its.microbatch)),
             "What decided each key stands above it.",
         ]
     )
-
-
-def _minded(plan: Planned, its: Forecast) -> list[str]:
-    """What does not hold of this target."""
-    if plan.shape:
-        return [f"The target that the ladder speaks of is the space's, not {plan.shape}."] if its.evidence.ladder else []
-    broken = plan.space.broken(plan.space.costs(plan.config.model))
-    return [f"Above the limits of the space: {', '.join(broken)}."] if broken else []
 
 
 def _wrapped(said: Sequence[str], indent: str = "  ") -> list[str]:

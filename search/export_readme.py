@@ -82,8 +82,9 @@ def _table(place: Path) -> str:
     table = "\n".join([f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *rows, *dense])
     return (
         f"{table}\n\nBy formula, before anything is trained. GiB a GPU: of a single one, with activations as the config has\n"
-        "them (kept, unless it says `activation_checkpointing: true`); recomputed: with that key. Times are assumptions,\n"
-        "not measured with lpanas train: a share of a GPU's peak, the same for all, of which low-rank layers reach less.\n\n" + "\n".join(notes)
+        "them (kept, unless it says `activation_checkpointing: true`); recomputed: with that key. Times are assumptions, not\n"
+        "measured with lpanas train: a share of a GPU's peak, the same for all, of which low-rank layers reach less.\n\n"
+        + "\n".join(notes)
     )
 
 

@@ -17,10 +17,11 @@ def export(
     assumed = Assumed(MFU if mfu is None else mfu, PEAK_TFLOPS if peak is None else peak).check()
     found = read_study(directory, storage)
     plans = [(words, planned(found, record, target)) for words, record in picks(found, asked).items()]
-    dense, paths, apart = dict[Path, None](), list[Path](), several(asked)
+    dense, caveats, paths, apart = dict[Path, None](), dict[str, None](), list[Path](), several(asked)
     for words, plan in plans:
         done = write(plan, directory, assumed, apart)
         dense[done.dense] = None
+        caveats |= dict.fromkeys(done.caveats)
         paths.append(done.path)
         also = f", {words}" if apart else ""
         terminal.console.print(f"{plan.record.run}{also} ({plan.record.placement}): {done.path}", markup=False)
@@ -28,4 +29,6 @@ def export(
             terminal.console.print(line, markup=False)
     for path in dense:
         terminal.console.print(f"dense twin: {path}", markup=False)
+    for line in caveats:
+        terminal.console.print(line, markup=False)
     return paths, [*dense]

@@ -47,11 +47,31 @@ def params_of(model):
     return built_params(model.model_dump_json())
 
 
-def test_what_is_exported_is_the_candidates_target(tmp_path):
+def by_hand(params):
+    """The tiny target at a point of the space, from the words of the point alone: two bands of two layers each."""
+    bands = []
+    for band in range(2):
+        ranks = {group: params[f"rank {group} band {band}"] for group in ("attention", "ffn")}
+        words = " ".join(f"{group}={rank}" for group, rank in ranks.items() if rank != "dense")
+        bands.append(f"{2 * band}-{2 * band + 1} {words or 'dense'}")
+    shape = {"vocab_size": 264, "d_model": 64, "d_ff": 192, "n_heads": 2, "n_layers": 4, "context": 32}
+    dense = ModelConfig.parse({**shape, "rank_multiple": 4, "ffn_multiple": 4}, "by hand")
+    if all(band.endswith("dense") for band in bands):
+        return dense
+    model = dense.change(placement=Placement.parse("; ".join(bands), 4), factor_activation=params["factor_activation"])
+    while params["rebalance"] == "params":
+        wider = model.change(d_ff=model.d_ff + 4)
+        if params_of(wider) > params_of(dense):
+            break
+        model = wider
+    return model
+
+
+def test_what_is_exported_is_the_target_that_the_points_words_say(tmp_path):
     for params in map(dict, product(*([(key, value) for value in values] for key, values in SPACE.choices.items()))):
         if params["rank ffn band 0"] == params["rank attention band 0"] == "dense":
             record = ended(job(SPACE.candidate(params), "trial-4"), 3.05)
-            assert exported(FOUND, record, tmp_path).model == record.target
+            assert exported(FOUND, record, tmp_path).model == by_hand(params)
 
 
 @pytest.mark.parametrize("number", range(len(ARMS)))
@@ -104,7 +124,21 @@ def test_batch_microbatch_seed_and_text_are_those_of_the_space(tmp_path):
     found = Results(space, arm_records(space, 3.0), [])
     config = exported(found, found.records[0], tmp_path)
     assert (config.batch_size, config.microbatch, config.seed) == (8, 4, 5)
-    assert config.data == space.proxy.data.change(max_epochs=None)
+    text = {"max_epochs": None, "valid_tokens": config.data.valid_tokens}
+    assert config.data == space.proxy.data.change(**text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens_per_param", "expected"),
+    [(128, 20, "a thousandth"), (2**16, 20, 2**16), (128, 1e5, 1_048_576), (2**22, 1e5, 2**22)],
+)
+def test_validation_grows_with_the_training_up_to_a_million_tokens(tmp_path, asked, tokens_per_param, expected):
+    space = tiny_space(f"proxy.data={{valid_tokens: {asked}}}", f"target.tokens_per_param={tokens_per_param}")
+    found = Results(space, arm_records(space, 3.0), [])
+    config = exported(found, found.records[0], tmp_path)
+    expected = config.tokens // 1000 if expected == "a thousandth" else expected
+    assert config.data.valid_tokens == expected >= asked
+    assert config.evals * expected <= config.tokens // 10 or expected == asked
 
 
 def test_a_shape_where_the_records_rank_saves_nothing_is_refused(tmp_path):
@@ -219,13 +253,44 @@ def test_what_another_run_has_left_is_named_when_it_is_replaced(tmp_path):
     assert export(FOUND, FOUND.records[1], tmp_path, assumed=Assumed(0.3)).replaced == ()
     (line,) = export(FOUND, RECORD, tmp_path).replaced
     assert line == f"replaced {path}, which was: Exported by lpanas from trial-1 of the study 'tiny'"
-    path.write_text(path.read_text().replace("evals: 100", "evals: 7"))
     (path.parent / "train").mkdir()
+    (line,) = export(FOUND, FOUND.records[1], tmp_path).replaced
+    assert line.endswith(f"; {path.parent / 'train'} holds a training of that: give this one another --out")
+    assert not list(tmp_path.rglob("*.old*"))
+
+
+def test_what_was_edited_by_hand_is_kept_and_its_place_is_said(tmp_path):
+    path = export(FOUND, RECORD, tmp_path).path
+    mine = path.read_text().replace("evals: 100", "evals: 7")
+    path.write_text(mine)
     (line,) = export(FOUND, RECORD, tmp_path).replaced
-    assert line.startswith(f"replaced {path}, which was of the same run, with other keys; {path.parent / 'train'} holds a")
-    path.write_text("mine: 1\n")
-    assert "which was not exported by lpanas" in export(FOUND, RECORD, tmp_path).replaced[0]
-    assert load_config(path).evals == 100
+    old = path.with_name("train.yaml.old")
+    assert line == (
+        f"replaced {path}, which was of the same run, with other keys; that was not as exported, and is kept as {old}"
+    )
+    assert (old.read_text(), load_config(path).evals) == (mine, 100)
+    noted = path.read_text().replace("model:\n", "# my own note\nmodel:\n", 1)
+    path.write_text(noted)
+    (line,) = export(FOUND, RECORD, tmp_path).replaced
+    assert "with other comments" in line
+    assert line.endswith(f"kept as {old}-2")
+    path.write_bytes(b"mine: \xff\n")
+    (line,) = export(FOUND, RECORD, tmp_path).replaced
+    assert "which was not exported by lpanas" in line
+    kept = [one.read_bytes() for one in sorted(path.parent.glob("train.yaml.old*"))]
+    assert kept == [mine.encode(), noted.encode(), b"mine: \xff\n"]
+    assert export(FOUND, RECORD, tmp_path).replaced == ()
+
+
+def test_an_edit_of_the_twin_or_of_the_script_is_kept_too(tmp_path):
+    done = export(FOUND, RECORD, tmp_path)
+    script = done.path.parent / "slurm.sh"
+    for file in (done.dense, script):
+        file.write_text(file.read_text() + "# mine\n")
+    assert len(export(FOUND, FOUND.records[1], tmp_path).replaced) == 3
+    for file in (done.dense, script):
+        assert file.with_name(f"{file.name}.old").read_text().endswith("# mine\n")
+        assert "# mine" not in file.read_text()
 
 
 def test_a_listed_placement_is_carried_with_the_bands_that_it_was_listed_in(tmp_path):
@@ -257,6 +322,31 @@ def test_a_run_above_the_limits_of_the_space_is_said_to_be(tmp_path):
     heads = [export(found, record, tmp_path).path.read_text() for record in found.records]
     assert ["Above the limits of the space: params." in head for head in heads] == [not one.feasible for one in found.records]
     assert {one.feasible for one in found.records} == {True, False}
+
+
+def test_relative_limits_are_checked_at_a_named_shape_too(tmp_path):
+    space = tiny_space("limits={params: 0.97 x dense, memory_bytes: 1e9}")
+    found = Results(space, arm_records(space, 3.0, 3.1, 3.2, 3.3), [])
+    said = set()
+    for record in found.records:
+        done = export(found, record, tmp_path, "llama-20m")
+        above = params_of(load_config(done.path).model) > 0.97 * params_of(load_config(done.dense).model)
+        head = " ".join(line.strip("# ") for line in done.path.read_text().splitlines())
+        assert ("Above the limits of the space at llama-20m: params." in head) == above
+        said.add(above)
+    assert said == {True, False}
+
+
+def test_a_vocabulary_that_the_text_does_not_use_is_said(tmp_path, call):
+    shutil.copytree(PROSE, tmp_path / "prose")  # bytes, 257 tokens, and a target with 32,000
+    said = " ".join(call("export", tmp_path / "prose")[1].split())
+    unused = 2 * (32_000 - 257) * 768
+    line = f"The data's tokenizer has 257 tokens, the model's vocab_size is 32,000: {unused:,} of the parameters"
+    assert line in said
+    head = " ".join(one.strip("# ") for one in (tmp_path / "prose/export/target/train.yaml").read_text().splitlines())
+    assert line in head
+    export(FOUND, RECORD, tmp_path)
+    assert "never used" not in (tmp_path / "export/target/train.yaml").read_text()  # 257 of 264
 
 
 def test_the_defaults_of_the_command_line_are_those_of_the_prediction(tmp_path, call):

@@ -41,7 +41,8 @@ def _difference(its: Compared) -> str:
         text += f"; x {its.speed:.3f} its tokens a second"
     if its.unlike is not None:
         own, twin = (", then ".join(one) or "what its log does not say" for one in its.unlike)
-        text += f"; ran on {own}, the twin on {twin}: speeds are not compared"
+        known = f"; ran on {own}, the twin on {twin}: speeds are not compared"
+        text += known if any(its.unlike) else "; speeds are not compared: the logs do not say what they were measured on"
     return text
 
 

@@ -20,6 +20,9 @@ from .export_readme import DENSE
 from .presets import load_config
 from .statistics import Interval, t_interval
 
+FASTER = ("kernels", "cuda_graph", "activation_checkpointing")
+"""Keys that change a training's speed, and not its result."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -35,7 +38,7 @@ class Training:
     tokens_per_second: float | None
     """Median of its log lines."""
     ran_on: tuple[str, ...]
-    """`2 x NVIDIA H100, bfloat16`; several where it went on elsewhere, none where its log does not say."""
+    """`2 x NVIDIA H100, bfloat16, kernels plain`; several where it went on elsewhere, none where its log does not say."""
 
     @property
     def last(self) -> tuple[int, float] | None:
@@ -57,7 +60,7 @@ class Pair:
 
     @property
     def is_alike(self) -> bool:
-        """Whether the two ran on the same devices, all the time, in the same precision."""
+        """Whether the two ran on the same devices, all the time, in the same precision and the same way."""
         return len(self.training.ran_on) == 1 and self.training.ran_on == self.dense.ran_on
 
 
@@ -193,14 +196,16 @@ def _training(config: TrainConfig, folder: Path) -> Training:
     curve = {int(row["tokens"]): row["valid_loss_nats"] for row in rows if "valid_loss_nats" in row}
     done = int(rows[-1]["step"]) if rows else 0
     speed = median(row["tokens_per_second"] for row in timed) if timed else None
-    return Training(config, folder, done, curve, speed, _ran_on(timed))
+    return Training(config, folder, done, curve, speed, _ran_on(timed, config))
 
 
-def _ran_on(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """What rows with a speed say of it; nothing where one of them does not."""
+def _ran_on(rows: Sequence[Mapping[str, Any]], config: TrainConfig) -> tuple[str, ...]:
+    """What rows with a speed say of it, and the keys that change it; nothing where one of the rows does not say."""
     if not all({"devices", "device", "precision"} <= set(row) for row in rows):
         return ()
-    return tuple(dict.fromkeys(f"{row['devices']} x {row['device']}, {row['precision']}" for row in rows))
+    fields = TrainConfig.model_fields
+    keys = "".join(f", {key} {value}" for key in FASTER if (value := getattr(config, key)) != fields[key].default)
+    return tuple(dict.fromkeys(f"{row['devices']} x {row['device']}, {row['precision']}{keys}" for row in rows))
 
 
 def _proxy(file: Path) -> Proxy | None:

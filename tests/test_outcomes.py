@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -97,6 +98,16 @@ def test_speeds_of_other_devices_are_not_compared(place, other, said):
     assert outcomes(place)[0].compared.speed is None
     assert f"{said}: speeds are not compared" in words(place)[0]
     assert "tokens a second" not in words(place)[0]
+
+
+def test_speeds_of_other_kernels_are_not_compared_nor_those_of_unknown_devices(place):
+    ran(place / "dense" / "train.yaml", "train", {20: 2.0}, kernels="plain")
+    ran(place / "train.yaml", "train", {20: 2.5})
+    assert "the twin on 1 x NVIDIA H100, bfloat16, kernels plain: speeds are not compared" in words(place)[0]
+    for file in (place / "dense" / "train.yaml", place / "train.yaml"):
+        shutil.rmtree(file.parent / "train")
+        ran(file, "old", {20: 2.0}, on={})
+    assert "speeds are not compared: the logs do not say what they were measured on" in words(place)[0]
 
 
 def test_a_training_that_went_on_elsewhere_has_no_one_speed(place):

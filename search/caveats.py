@@ -42,8 +42,8 @@ def _vocabulary(config: TrainConfig) -> Iterator[str]:
     unused = (model.vocab_size - tokens) * model.d_model * (1 if model.tie_embeddings else 2)
     yield (
         f"The data's tokenizer has {tokens:,} tokens, the model's vocab_size is {model.vocab_size:,}: {unused:,} of the "
-        "parameters in embedding and head are never used, though `tokens` and the costs count them. Another tokenizer in "
-        "`data`, or a smaller model.vocab_size, would mend that."
+        "parameters in embedding and head are of tokens that never occur, though `tokens` and the costs count them. Another "
+        "tokenizer in `data`, or a smaller model.vocab_size, would mend that."
     )
 
 

@@ -196,5 +196,5 @@ def _rates(its: Evidence) -> Iterator[str]:
     best = ", ".join(f"{one.lr:.2g}{dense} at {one.size}" for one, dense in zip(its.swept, beside, strict=True))
     yield (
         f"Best learning rate of the confirmation's sweeps: {best}. Exported is the search's, {its.proxy_lr:.2g}"
-        f"{'' if alone else ', for both'}: a short sweep {'' if alone else 'of each '}at the target finds a better one."
+        f"{'' if alone else ', for both'}: a short sweep {'' if alone else 'of each '}at the target would say more."
     )

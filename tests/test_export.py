@@ -19,7 +19,6 @@ from lpanas.search.budget import ARMS, Listed
 from lpanas.search.carry import retarget
 from lpanas.search.cli import app
 from lpanas.search.export import export, picks, planned
-from lpanas.search.predict import Assumed
 from lpanas.search.presets import load_config, load_space, presets, shapes
 from lpanas.search.results import Results
 from making import BANDED, arm_records, ended, job, tiny_space
@@ -247,52 +246,6 @@ def test_two_words_for_one_run_are_one_folder(tmp_path):
     assert {words: record.run for words, record in picks(FOUND, ["0,trial-0"]).items()} == {"0, trial-0": "trial-0"}
 
 
-def test_what_another_run_has_left_is_named_when_it_is_replaced(tmp_path):
-    path = export(FOUND, FOUND.records[1], tmp_path).path
-    assert export(FOUND, FOUND.records[1], tmp_path).replaced == ()
-    assert export(FOUND, FOUND.records[1], tmp_path, assumed=Assumed(0.3)).replaced == ()
-    (line,) = export(FOUND, RECORD, tmp_path).replaced
-    assert line == f"replaced {path}, which was: Exported by lpanas from trial-1 of the study 'tiny'"
-    (path.parent / "train").mkdir()
-    (line,) = export(FOUND, FOUND.records[1], tmp_path).replaced
-    assert line.endswith(f"; {path.parent / 'train'} holds a training of that: give this one another --out")
-    assert not list(tmp_path.rglob("*.old*"))
-
-
-def test_what_was_edited_by_hand_is_kept_and_its_place_is_said(tmp_path):
-    path = export(FOUND, RECORD, tmp_path).path
-    mine = path.read_text().replace("evals: 100", "evals: 7")
-    path.write_text(mine)
-    (line,) = export(FOUND, RECORD, tmp_path).replaced
-    old = path.with_name("train.yaml.old")
-    assert line == (
-        f"replaced {path}, which was of the same run, with other keys; that was not as exported, and is kept as {old}"
-    )
-    assert (old.read_text(), load_config(path).evals) == (mine, 100)
-    noted = path.read_text().replace("model:\n", "# my own note\nmodel:\n", 1)
-    path.write_text(noted)
-    (line,) = export(FOUND, RECORD, tmp_path).replaced
-    assert "with other comments" in line
-    assert line.endswith(f"kept as {old}-2")
-    path.write_bytes(b"mine: \xff\n")
-    (line,) = export(FOUND, RECORD, tmp_path).replaced
-    assert "which was not exported by lpanas" in line
-    kept = [one.read_bytes() for one in sorted(path.parent.glob("train.yaml.old*"))]
-    assert kept == [mine.encode(), noted.encode(), b"mine: \xff\n"]
-    assert export(FOUND, RECORD, tmp_path).replaced == ()
-
-
-def test_an_edit_of_the_twin_or_of_the_script_is_kept_too(tmp_path):
-    done = export(FOUND, RECORD, tmp_path)
-    script = done.path.parent / "slurm.sh"
-    for file in (done.dense, script):
-        file.write_text(file.read_text() + "# mine\n")
-    assert len(export(FOUND, FOUND.records[1], tmp_path).replaced) == 3
-    for file in (done.dense, script):
-        assert file.with_name(f"{file.name}.old").read_text().endswith("# mine\n")
-        assert "# mine" not in file.read_text()
-
-
 def test_a_listed_placement_is_carried_with_the_bands_that_it_was_listed_in(tmp_path):
     listed = Listed.parse({"ranks": {"attention": ["dense", "1/4", "3/8"]}, "rebalance": "params"}, "listed")
     space = tiny_space("proxy.model.n_layers=3", "target.model.n_layers=6")
@@ -316,39 +269,6 @@ def test_of_many_kinds_of_matrices_the_first_are_named_and_the_rest_counted(tmp_
     assert load_config(tmp_path / "export" / "target" / "train.yaml").model == record.target
 
 
-def test_a_run_above_the_limits_of_the_space_is_said_to_be(tmp_path):
-    space = tiny_space("limits={params: 0.8 x dense}")
-    found = Results(space, arm_records(space, 3.0, 3.1, 3.2, 3.3), [])
-    heads = [export(found, record, tmp_path).path.read_text() for record in found.records]
-    assert ["Above the limits of the space: params." in head for head in heads] == [not one.feasible for one in found.records]
-    assert {one.feasible for one in found.records} == {True, False}
-
-
-def test_relative_limits_are_checked_at_a_named_shape_too(tmp_path):
-    space = tiny_space("limits={params: 0.97 x dense, memory_bytes: 1e9}")
-    found = Results(space, arm_records(space, 3.0, 3.1, 3.2, 3.3), [])
-    said = set()
-    for record in found.records:
-        done = export(found, record, tmp_path, "llama-20m")
-        above = params_of(load_config(done.path).model) > 0.97 * params_of(load_config(done.dense).model)
-        head = " ".join(line.strip("# ") for line in done.path.read_text().splitlines())
-        assert ("Above the limits of the space at llama-20m: params." in head) == above
-        said.add(above)
-    assert said == {True, False}
-
-
-def test_a_vocabulary_that_the_text_does_not_use_is_said(tmp_path, call):
-    shutil.copytree(PROSE, tmp_path / "prose")  # bytes, 257 tokens, and a target with 32,000
-    said = " ".join(call("export", tmp_path / "prose")[1].split())
-    unused = 2 * (32_000 - 257) * 768
-    line = f"The data's tokenizer has 257 tokens, the model's vocab_size is 32,000: {unused:,} of the parameters"
-    assert line in said
-    head = " ".join(one.strip("# ") for one in (tmp_path / "prose/export/target/train.yaml").read_text().splitlines())
-    assert line in head
-    export(FOUND, RECORD, tmp_path)
-    assert "never used" not in (tmp_path / "export/target/train.yaml").read_text()  # 257 of 264
-
-
 def test_the_defaults_of_the_command_line_are_those_of_the_prediction(tmp_path, call):
     shutil.copytree(PROSE, tmp_path / "prose")
     assert call("export", tmp_path / "prose")[0] == 0
@@ -357,14 +277,6 @@ def test_the_defaults_of_the_command_line_are_those_of_the_prediction(tmp_path, 
     said = " ".join(call("export", "--help")[1].replace("│", " ").split())
     assert "0.4 is assumed" in said
     assert "989 is assumed" in said
-
-
-def test_a_line_in_the_terminal_names_what_was_replaced(tmp_path, call):
-    shutil.copytree(PROSE, tmp_path / "prose")
-    assert "replaced" not in call("export", tmp_path / "prose")[1]
-    said = call("export", tmp_path / "prose", "--pick", "2")[1].replace("\n", "")
-    assert "which was: Exported by lpanas from trial-4 of the study 'prose'" in said
-    assert "replaced" not in call("export", tmp_path / "prose", "--pick", "2", "--target", "llama-9m")[2]
 
 
 @pytest.mark.parametrize(

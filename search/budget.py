@@ -109,6 +109,8 @@ class Budget(Config):
     """Runs at a time; one a core on a CPU, workers_per_device a GPU, when left out. They take the GPUs in turn."""
     workers_per_device: Annotated[int, Field(gt=0)] = 1
     """Runs that share a GPU."""
+    mps: bool = False
+    """Runs that share a GPU compute at the same time there, through a Multi-Process Service that the driver starts."""
     resources: Resources = Resources()
     """Of a worker under `--executor ray`."""
     hung_minutes: Annotated[float, Field(gt=0)] = 10.0

@@ -31,7 +31,7 @@ def executors(where: Where, say: Callable[[str], object]) -> Begin:
     if where == "local":
         from .executor import LocalExecutor
 
-        return lambda setup, its: LocalExecutor(setup, its.workers, its.workers_per_device, its.hung_minutes)
+        return lambda setup, its: LocalExecutor(setup, its.workers, its.workers_per_device, its.hung_minutes, its.mps)
     try:
         from .ray_executor import RayExecutor
     except ModuleNotFoundError as error:

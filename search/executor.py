@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from ..lpa.shards import read_shards
 from ..lpa.train import TrainConfig
+from . import mps as mps_service
 from . import nursery
 from .proxy import Advanced, Fault, Job, Message, Record, run_proxy
 
@@ -95,11 +96,14 @@ class LocalExecutor:
     and is replaced.
     """
 
-    def __init__(self, setup: Setup, workers: int | None = None, per_gpu: int = 1, hung_minutes: float = 10.0) -> None:
-        self.setup, self.hung_seconds = setup, 60 * hung_minutes
+    def __init__(
+        self, setup: Setup, workers: int | None = None, per_gpu: int = 1, hung_minutes: float = 10.0, mps: bool = False
+    ) -> None:
+        self.setup, self.hung_seconds, self.opened = setup, 60 * hung_minutes, ExitStack()
         self.device, self.threads = setup.config.resolve_device().type, 1
         size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else cores())
         self.workers, self.selector = list[Worker](), selectors.DefaultSelector()
+        self.environment = self.opened.enter_context(mps_service.serving(mps and self.device == "cuda"))
         try:
             for slot in range(size):
                 self.workers.append(self._start(slot))
@@ -192,6 +196,7 @@ class LocalExecutor:
             worker.process.join()
             worker.pipe.close()
         self.selector.close()
+        self.opened.close()
 
     def _device(self, slot: int) -> str:
         return f"GPU {gpu_of(slot)}" if self.device == "cuda" else "cpu"
@@ -211,7 +216,7 @@ class LocalExecutor:
         ours, theirs = nursery.CONTEXT.Pipe()
         lease = gpu_of(slot) if self.device == "cuda" else None
         process = nursery.CONTEXT.Process(
-            target=_work, args=(theirs, self.setup, lease), name=f"lpanas worker {slot}", daemon=True
+            target=_work, args=(theirs, self.setup, lease, self.environment), name=f"lpanas worker {slot}", daemon=True
         )
         process.start()
         theirs.close()
@@ -231,8 +236,10 @@ def cause_of(exitcode: int | None) -> str:
     return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
-def _work(pipe: Connection, setup: Setup, lease: str | None) -> None:
-    """A worker's life: take a job, train it, tell; until the pipe closes. lease: the GPU that it may see, or none."""
+def _work(pipe: Connection, setup: Setup, lease: str | None, environment: dict[str, str]) -> None:
+    """A worker's life: take a job, train it, tell; until the pipe closes. lease: the GPU that it may see, or none; environment:
+    what it has besides the driver's."""
+    os.environ.update(environment)
     begin_work(lease)
     shards = read_shards(setup.shards)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has gone

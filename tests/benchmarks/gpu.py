@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -164,29 +165,38 @@ def startup(asked: Asked) -> dict[str, Any]:
 def packing(asked: Asked) -> Iterator[dict[str, Any]]:
     """Searches of the same runs with one and with several workers on the device: runs an hour from first start to last end, and
     the largest difference of a loss."""
+    alone: dict[str, dict[str, Any]] = {}
     for shape, tokens in (("toy", 3200),) if asked.toy else (("llama-9m", 4_000_000), ("llama-20m", 4_000_000)):
-        alone = None
-        for workers in (1, 2) if asked.toy else (1, 4, 8):
-            found = packed(shape, tokens, workers, asked)
-            alone = alone or found
-            worst = max(abs(one - other) for one, other in zip(found["losses"], alone["losses"], strict=True))
-            ratio = found["runs_an_hour"] / alone["runs_an_hour"]
+        for workers, mps, graph in ways(asked):
+            found = packed(shape, tokens, workers, mps, graph, asked)
+            one = alone.setdefault(shape, found)
+            worst = max(abs(a - b) for a, b in zip(found["losses"], one["losses"], strict=True))
+            ratio = found["runs_an_hour"] / one["runs_an_hour"]
             yield {"shape": shape, **found, "over_one_at_a_time": ratio, "largest_difference_nats": worst}
 
 
-def packed(shape: str, tokens: int, workers: int, asked: Asked) -> dict[str, Any]:
-    """One search of the arms and eight seeds of the dense one."""
+def ways(asked: Asked) -> list[tuple[int, bool, bool]]:
+    """Workers, whether they share by MPS, whether their steps are CUDA graphs; one at a time first."""
+    if asked.toy:
+        return [(1, False, False), (2, False, False)]
+    shared = [(4, True, True), (8, True, True), (8, True, False)] if shutil.which("nvidia-cuda-mps-control") else []
+    return [(1, False, False), (1, False, True), (4, False, True), (8, False, True), *shared]
+
+
+def packed(shape: str, tokens: int, workers: int, mps: bool, graph: bool, asked: Asked) -> dict[str, Any]:
+    """One search of the arms and of more seeds of the dense one."""
     from lpanas.search.stored import read_records
 
     model = TOY if asked.toy else {"shape": shape, "context": 256, "rank_multiple": 16}
     space = {
         "name": "packed",
         "proxy": {"model": model, "optim": {"lr": 1e-3}, "tokens": tokens, "batch_size": 4 if asked.toy else 64, "evals": 1,
-                  "data": DataConfig(valid_tokens=4096).model_dump(mode="json"), "device": asked.device.type},
+                  "data": DataConfig(valid_tokens=4096).model_dump(mode="json"), "device": asked.device.type,
+                  "cuda_graph": graph},
         "target": {"model": model},
         "vary": {"ranks": {"attention": ["dense", "1/4"]}},
         "search": {"trials": 4, "noise_seeds": 4 if asked.toy else 13, "rungs": 0,
-                   "workers": workers, "workers_per_device": workers},
+                   "workers": workers, "workers_per_device": workers, "mps": mps},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "packed.yaml"
@@ -196,7 +206,7 @@ def packed(shape: str, tokens: int, workers: int, asked: Asked) -> dict[str, Any
         records = sorted(read_records(Path(folder) / "out" / "records.jsonl"), key=lambda record: record.run)
     times = [record.measured for record in records if record.measured]
     hours = (max(one.started + one.seconds for one in times) - min(one.started for one in times)) / 3600
-    return {"workers": workers, "runs": len(times), "runs_an_hour": len(times) / hours,
+    return {"workers": workers, "mps": mps, "cuda_graph": graph, "runs": len(times), "runs_an_hour": len(times) / hours,
             "losses": [record.loss_nats for record in records]}  # fmt: skip
 
 

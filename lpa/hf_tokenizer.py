@@ -53,11 +53,11 @@ def hf_tokenizer(data: DataConfig) -> HfTokenizer | None:
     A BPE that is trained on the source stands beside its shards, which are made where they are not there yet. Raises UserError.
     """
     if data.source == "shards":
-        return _beside(Path(data.shards or "").expanduser())
-    if data.tokenizer == "bytes":
+        return tokenizer_beside(Path(data.shards or "").expanduser())
+    if data.is_bytes:
         return bytes_tokenizer()
     if data.tokenizer == "bpe":
-        return _beside(open_shards(data).folder)
+        return tokenizer_beside(open_shards(data).folder)
     return _learned(read_tokenizer(Path(data.tokenizer).expanduser(), data.end_of_text))
 
 
@@ -72,8 +72,8 @@ def bytes_tokenizer() -> HfTokenizer:
     return HfTokenizer(json.loads(tokenizer.to_str()), END_OF_TEXT, END_WORD, BYTE_VOCAB)
 
 
-def _beside(folder: Path) -> HfTokenizer | None:
-    """The tokenizer beside shards."""
+def tokenizer_beside(folder: Path) -> HfTokenizer | None:
+    """The tokenizer of a meta.json, beside shards or kept by a training; None where there is none. Raises UserError."""
     try:
         meta = Meta.parse(json.loads((folder / META).read_bytes()), str(folder / META))
     except (OSError, ValueError) as error:

@@ -115,6 +115,15 @@ def reached(path: Path, fingerprint: str) -> Reached:
     return (checkpoint if found == path else sharded).reached(found, fingerprint)
 
 
+def is_of(path: Path, fingerprint: str) -> bool:
+    """Whether a file or a folder that can be read is of a config and data."""
+    try:
+        (sharded if sharded.is_whole(path) else checkpoint).reached(path, fingerprint)
+    except UserError:
+        return False
+    return True
+
+
 def weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     """The model's state in a file or a folder, on the CPU. Raises UserError."""
     return sharded.weights(path, config) if sharded.is_whole(path) else checkpoint.weights(path)

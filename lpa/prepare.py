@@ -58,6 +58,13 @@ def open_shards(config: DataConfig, watch: Watch = unwatched) -> Shards:
         raise UserError(f"{error}; remove the folder {folder}, and it is made anew") from None
 
 
+def content_of(config: DataConfig, watch: Watch = unwatched) -> str:
+    """What names the content of the source's shards, without making any. Raises UserError as open_shards does."""
+    if config.source == "shards":
+        return read_shards(Path(config.shards or "").expanduser()).content
+    return _content(config, parts(config, watch))
+
+
 def prepare(config: DataConfig, folder: Path, watch: Watch = unwatched) -> Shards:
     """The source's shards in a folder of one's own; a folder that holds them already is left as it is.
 

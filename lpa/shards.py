@@ -9,9 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from .config import Config, UserError
+from .files import replace_text
 from .sources import Watch, unwatched
 from .splits import SPLITS
-from .tokenizer import BYTE_VOCAB, END_OF_TEXT
+from .tokenizer import BYTE_VOCAB, END_OF_TEXT, FILE
 
 META = "meta.json"
 TOKEN_BYTES = "token_bytes.bin"
@@ -107,6 +108,21 @@ def read_shards(folder: Path) -> Shards:
         _check_size(folder / TOKEN_BYTES, meta.vocab_size * np.dtype(np.uint32).itemsize)
     content = meta.content or folder.name
     return Shards(folder, content, meta.tokens, meta.text_bytes, meta.vocab_size, meta.dtype, meta.token_bytes)
+
+
+def keep_tokenizer(shards: Shards, folder: Path, anew: bool) -> None:
+    """Write what the shards' tokens mean into a training's folder: meta.json, and tokenizer.json where there is one.
+
+    anew: also where something is kept already. Raises OSError.
+    """
+    if (folder / META).exists() and not anew:
+        return  # with a tokenizer that has been put beside the shards since, the weights would read other tokens
+    if (shards.folder / FILE).exists():
+        replace_text(folder / FILE, (shards.folder / FILE).read_bytes().decode("utf-8"))
+    else:
+        (folder / FILE).unlink(missing_ok=True)
+    meta = Meta.parse(json.loads((shards.folder / META).read_bytes()), str(shards.folder / META))
+    replace_text(folder / META, meta.change(content=shards.content).model_dump_json(indent=1) + "\n")
 
 
 def check_ids(shards: Shards, watch: Watch = unwatched) -> None:

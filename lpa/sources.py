@@ -75,6 +75,11 @@ class DataConfig(Config):
         return self
 
     @property
+    def is_bytes(self) -> bool:
+        """Whether tokens are bytes; not of shards, which say themselves what theirs are."""
+        return self.source != "shards" and self.tokenizer == "bytes"
+
+    @property
     def name(self) -> str:
         """The source in a few words."""
         names = {"stdlib": "the standard library", "hf": self.dataset, "shards": self.shards}

@@ -28,6 +28,7 @@ from .metrics import Metrics, Progress, Speed, peak_flops
 from .model import Block, Decoder, ModelConfig, fill, outline
 from .optim import OptimConfig, optimizer, schedule, set_rate
 from .parts import whole
+from .shards import keep_tokenizer
 
 CHECKPOINT, CONFIG = "checkpoint.pt", "config.yaml"
 _WATCHED = {"log_every", "checkpoint_every", "evals", "eval_steps", "test"}
@@ -118,8 +119,8 @@ def train(
     world: World = ALONE,
     logs: Logs = UNLOGGED,
 ) -> Generator[Progress]:
-    """Train a model from its config, one yield a step. With `out`, the config, metrics and checkpoints go there, and what a
-    checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
+    """Train a model from its config, one yield a step. With `out`, the config, metrics, checkpoints and the data's tokenizer go
+    there, and what a checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
 
     only_at: steps; with them the folder serves to go on from and for nothing else: it gets a checkpoint after these steps, no
     config and no metrics, and a checkpoint that cannot be written (the disk is full) is left out.
@@ -144,6 +145,8 @@ def train(
         metrics = Metrics(told, done, speed(config, device, world.size, done))
         if told is not None:
             replace_text(told / CONFIG, dump_yaml(config))
+            if not config.data.is_bytes:
+                keep_tokenizer(shards, told, anew=not done)
             metrics.logs = logs.open(told, config, done, metrics.rows)
     part = world.part(config.batch_size)
     tokens = resident(shards.split("train"), device)

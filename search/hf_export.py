@@ -5,7 +5,9 @@ from pathlib import Path
 
 from ..lpa import hf, keeper, sharded
 from ..lpa.config import UserError, nearest
-from ..lpa.hf_tokenizer import HfTokenizer, hf_tokenizer
+from ..lpa.hf_tokenizer import HfTokenizer, bytes_tokenizer, hf_tokenizer, tokenizer_beside
+from ..lpa.prepare import content_of
+from ..lpa.shards import META
 from ..lpa.train import CHECKPOINT, CONFIG, TrainConfig
 from . import axolotl, llamafactory
 from .presets import load_config
@@ -15,6 +17,7 @@ RECIPES = {"llamafactory": llamafactory.write, "axolotl": axolotl.write}
 FORMS = ("native", "hf", *RECIPES, "torchtitan")
 """What a winner is exported to: train.yaml; a Hugging Face folder; what other programs train that with; a package for
 torchtitan."""
+_ADD = "add the tokenizer's files, and eos_token_id to config.json"
 
 
 def read_forms(text: str) -> tuple[str, ...]:
@@ -61,7 +64,7 @@ def export_config(path: Path, say: Callable[[str], None]) -> Path:
     say: told what the folder lacks.
     """
     config, out = load_config(path), path.parent / "hf"
-    hf.write_folder(out, config.model, _tokenizer(config, say), None)
+    hf.write_folder(out, config.model, _said(hf_tokenizer(config.data), config.data.shards, say), None)
     return out
 
 
@@ -80,12 +83,28 @@ def export_checkpoint(path: Path, out: Path | None, merge: bool, say: Callable[[
     if merge:
         model, weights = hf.merged(model, weights)
     out = out or file.parent / ("hf-merged" if merge else "hf")
-    hf.write_folder(out, model, _tokenizer(config, say), weights)
+    hf.write_folder(out, model, _trained_with(config, file, say), weights)
     return out
 
 
-def _tokenizer(config: TrainConfig, say: Callable[[str], None]) -> HfTokenizer | None:
-    found = hf_tokenizer(config.data)
+def _trained_with(config: TrainConfig, file: Path, say: Callable[[str], None]) -> HfTokenizer | None:
+    """The tokenizer of a checkpoint's training: the one kept beside it. Older trainings kept none: that of the data then, as
+    long as they are what the model was trained on; None otherwise, as another would read other words."""
+    if config.data.is_bytes:
+        return bytes_tokenizer()
+    if (file.parent / META).exists():
+        return _said(tokenizer_beside(file.parent), file.parent, say)
+    try:
+        if keeper.is_of(file, config.fingerprint(content_of(config.data))):
+            return _said(hf_tokenizer(config.data), config.data.shards, say)
+        why = f"{config.data.name} is no longer what it was trained on"
+    except UserError as error:
+        why = str(error)
+    say(f"no tokenizer is exported: none is kept in {file.parent}, and {why}; {_ADD}")
+    return None
+
+
+def _said(found: HfTokenizer | None, folder: object, say: Callable[[str], None]) -> HfTokenizer | None:
     if found is None:
-        say(f"no tokenizer.json in {config.data.shards}; add the tokenizer's files, and eos_token_id to config.json")
+        say(f"no tokenizer.json in {folder}; {_ADD}")
     return found

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import torch
-from lpanas.lpa import hf
+from lpanas.lpa import checkpoint, hf
 from lpanas.lpa.config import dump_yaml
+from lpanas.lpa.data import DataConfig
 from lpanas.lpa.hf_tokenizer import bytes_tokenizer
 from lpanas.lpa.model import Decoder, ModelConfig, build
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.prepare import open_shards
+from lpanas.lpa.train import TrainConfig, train
 from lpanas.search.hf_export import export_forms
 
 SHAPE: dict[str, object] = {
@@ -46,6 +48,21 @@ def written(fields: dict[str, object], folder: Path, merge: bool = False) -> Dec
     if merge:
         config, weights = hf.merged(config, weights)
     hf.write_folder(folder, config, bytes_tokenizer(), weights)
+    return ours
+
+
+def trained_in(folder: Path, data: DataConfig) -> None:
+    """A low-rank training of 40 steps."""
+    shape = ModelConfig.parse(SHAPE | PLACED, "model").model_dump(mode="json")
+    raw = {"model": shape, "data": data.model_dump(mode="json"), "optim": {"lr": 1e-2}, "tokens": 5120, "batch_size": 4}
+    for _ in train(TrainConfig.parse(raw | {"device": "cpu"}, "train"), open_shards(data), folder):
+        pass
+
+
+def trained_model(folder: Path) -> Decoder:
+    """What it came to."""
+    ours = model(PLACED)
+    ours.load_state_dict(checkpoint.weights(folder / "checkpoint.pt"))
     return ours
 
 

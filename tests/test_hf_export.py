@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from hf_folders import CPU, LOW_RANK, PLACED, SHAPE, greedy, model, tokens, written
-from lpanas.lpa import checkpoint, hf
+from hf_folders import LOW_RANK, PLACED, SHAPE, greedy, model, tokens, trained_in, trained_model, written
+from lpanas.lpa import hf
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.data import DataConfig
 from lpanas.lpa.hf_tokenizer import bytes_tokenizer, hf_tokenizer
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, ModelConfig
 from lpanas.lpa.prepare import open_shards, prepare
 from lpanas.lpa.tokenizer import Bytes, Learned, read_tokenizer
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import TrainConfig
 from lpanas.search.hf_export import export_checkpoint, export_config
 from lpanas.search.presets import load_space, presets
 from making import Call
@@ -25,17 +25,12 @@ TEXT = "héllo <|endoftext|> the cat  sat\n\n on 'it' 日本 \x00\x7f"
 def trained(pages: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a low-rank training of 40 steps."""
     folder = tmp_path_factory.mktemp("training")
-    shape = ModelConfig.parse(SHAPE | PLACED, "model")
-    raw = {"tokens": 5120, "batch_size": 4, "device": "cpu", "optim": {"lr": 1e-2}}
-    config = TrainConfig.parse(raw | {"model": shape.model_dump(mode="json"), "data": pages.model_dump(mode="json")}, "train")
-    for _ in train(config, open_shards(pages), folder):
-        pass
+    trained_in(folder, pages)
     return folder
 
 
 def test_a_checkpoints_folder_gives_the_trained_models_logits(hub: Any, call: Call, trained: Path, tmp_path: Path) -> None:
-    ours = build(ModelConfig.parse(SHAPE | PLACED, "model"), CPU, 0)
-    ours.load_state_dict(checkpoint.weights(trained / "checkpoint.pt"))
+    ours = trained_model(trained)
     code, shown, _ = call("export", "--checkpoint", trained, "--to", "hf")
     assert (code, shown.replace("\n", "")) == (0, str(trained / "hf"))
     assert call("export", "--checkpoint", trained / "checkpoint.pt", "--to", "hf", "--merge", "--out", tmp_path / "m")[0] == 0
@@ -48,33 +43,6 @@ def test_a_checkpoints_folder_gives_the_trained_models_logits(hub: Any, call: Ca
     loaded = hub.AutoModelForCausalLM.from_pretrained(trained / "hf", trust_remote_code=True)
     with torch.no_grad():
         assert torch.equal(loaded.generate(**begin, max_new_tokens=8, do_sample=False), greedy(ours, begin["input_ids"], 8))
-
-
-@pytest.mark.filterwarnings("ignore")  # of lm_eval and what it brings along
-def test_the_evaluation_harness_finds_our_log_likelihoods(hub: Any, trained: Path, tmp_path: Path) -> None:
-    reason = "lm-evaluation-harness is not installed, being too large for every run: pip install lm_eval"
-    models = pytest.importorskip("lm_eval.models.huggingface", reason=reason)
-    instance = pytest.importorskip("lm_eval.api.instance", reason=reason).Instance
-    export_checkpoint(trained, tmp_path / "hf", False, print)
-    harness = models.HFLM(pretrained=str(tmp_path / "hf"), trust_remote_code=True, device="cpu", dtype="float32", batch_size=2)
-    ours = build(ModelConfig.parse(SHAPE | PLACED, "model"), CPU, 0)
-    ours.load_state_dict(checkpoint.weights(trained / "checkpoint.pt"))
-    pairs = [("page 7 says:", " the cat"), ("the", " mat. the"), ("sat on", " 日本")]
-    found = harness.loglikelihood([instance("loglikelihood", {}, pair, n) for n, pair in enumerate(pairs)], disable_tqdm=True)
-    for (before, after), (value, is_greedy) in zip(pairs, found, strict=True):
-        ids = torch.tensor([[*f"{before}{after}".encode()]])
-        count = len(after.encode())
-        with torch.no_grad():
-            logs = ours(ids[:, :-1]).log_softmax(-1)[:, -count:]
-        expected = logs.gather(-1, ids[:, -count:, None]).sum().item()
-        assert value == pytest.approx(expected, rel=1e-5, abs=1e-4)
-        assert is_greedy == torch.equal(logs.argmax(-1), ids[:, -count:])
-    text = "page 9 says: the cat sat"  # begins after an end-of-text token, as a document does in training
-    rolling = harness.loglikelihood_rolling([instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)
-    ids = torch.tensor([[256, *text.encode()]])
-    with torch.no_grad():
-        logs = ours(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])
-    assert rolling[0] == pytest.approx(logs.sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("preset", [name for name in presets() if name != "lpa-370m"])  # which is no Llama

@@ -1,4 +1,4 @@
-"""A model as a Hugging Face folder: config.json, weights, tokenizer, and for low rank the modeling file."""
+"""A model as a Hugging Face folder: config.json, weights, tokenizer, and the modeling file where it is more than a Llama."""
 
 import json
 import shutil
@@ -24,17 +24,19 @@ _ONLY = {"ffn": "swiglu", "norm": "rms_before", "positions": "rotary", "bias": F
 def write_folder(folder: Path, config: ModelConfig, tokenizer: HfTokenizer | None, weights: dict[str, Tensor] | None) -> None:
     """Write the folder that AutoModelForCausalLM and AutoTokenizer load; one that is there is replaced whole.
 
-    weights: under Hugging Face's names; without them from_config draws some. Raises UserError: a model that is no Llama, a
+    weights: under Hugging Face's names; without them from_config draws some by our rules, of a dense model, too: with the
+    modeling file, as a plain Llama would start otherwise. Raises UserError: a model that is no Llama, a
     tokenizer with more tokens than the model, a folder that holds anything else or cannot be written.
     """
-    files = {CONFIG: model_json(config, tokenizer), GENERATION: _generation_json(tokenizer)}
+    plain = weights is not None and _is_llama(config)
+    files = {CONFIG: model_json(config, tokenizer, plain), GENERATION: _generation_json(tokenizer)}
     files |= {} if tokenizer is None else tokenizer.files(config.context)
     folder, held = _place(folder, weights is not None)
     try:
         with draft_of(folder) as draft:
             for name, content in files.items():
                 (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            if not _is_llama(config):
+            if not plain:
                 code = resources.files("lpanas.lpa").joinpath(f"{MODELING}.py").read_text(encoding="utf-8")
                 (draft / f"{MODELING}.py").write_text(code, encoding="utf-8")
             if weights is not None:
@@ -46,8 +48,8 @@ def write_folder(folder: Path, config: ModelConfig, tokenizer: HfTokenizer | Non
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
-def model_json(config: ModelConfig, tokenizer: HfTokenizer | None) -> dict[str, Any]:
-    """config.json: of transformers' Llama where that is the model, otherwise with the placement and the modeling file's names.
+def model_json(config: ModelConfig, tokenizer: HfTokenizer | None, plain: bool) -> dict[str, Any]:
+    """config.json. plain: of transformers' Llama, otherwise with the placement and the modeling file's names.
 
     Raises UserError for what neither of them is.
     """
@@ -56,7 +58,7 @@ def model_json(config: ModelConfig, tokenizer: HfTokenizer | None) -> dict[str, 
         raise UserError(f"hf: model.vocab_size: {config.vocab_size} is less than the tokenizer's {tokenizer.vocab_size} tokens")
     end = None if tokenizer is None else tokenizer.end
     llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-    return (llama if _is_llama(config) else _low_rank(config)) | {
+    return (llama if plain else _low_rank(config)) | {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "intermediate_size": config.d_ff,
@@ -66,7 +68,7 @@ def model_json(config: ModelConfig, tokenizer: HfTokenizer | None) -> dict[str, 
         "head_dim": config.d_head,
         "hidden_act": "silu",
         "max_position_embeddings": config.context,
-        "initializer_range": config.d_model**-0.5,  # the nearest that a plain Llama has to our rules; see README
+        "initializer_range": config.d_model**-0.5,  # of what is added to it later, such as tokens
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "tie_word_embeddings": config.tie_embeddings,
@@ -132,7 +134,7 @@ def _place(folder: Path, has_weights: bool) -> tuple[Path, bool]:
 
 
 def _is_llama(config: ModelConfig) -> bool:
-    """Whether it is transformers' own Llama, to which no code needs to be added."""
+    """Whether it is transformers' own Llama, to which, once it has weights, no code needs to be added."""
     return config.placement.sublayers == "dense" and not config.head_bias and config.d_model % config.n_heads == 0
 
 

@@ -1,7 +1,7 @@
 """Llama with low-rank projections, for transformers 5.4 or newer: config, model and language model in one file of its own.
 
 `lpanas export --to hf` copies it into the folders that it writes; it needs torch and transformers, nothing else. All but the
-projections, and how they start, is transformers' Llama.
+projections, and how they start, is transformers' Llama; without ranks it is that Llama once it is trained, by the same names.
 """
 
 import math

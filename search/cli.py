@@ -239,12 +239,11 @@ def export(
         terminal.console.print(str(hf_export.export_checkpoint(checkpoint, out, merge, _hint)), markup=False)
         return
     assert directory is not None
-    paths, twins = exporting.export(directory, storage, pick or ["knee"], target, mfu, peak_tflops)
-    for path in paths:
+    for path in exporting.export(directory, storage, pick or ["knee"], target, mfu, peak_tflops):
         for written in hf_export.export_forms(path, forms, _hint):
             terminal.console.print(str(written), markup=False)
-    for path in [*paths, *twins] if "torchtitan" in forms else []:
-        terminal.console.print(str(titan_export.export_config(path)), markup=False)
+        if "torchtitan" in forms:
+            terminal.console.print(str(titan_export.export_config(path)), markup=False)
 
 
 @app.command()

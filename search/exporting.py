@@ -11,8 +11,8 @@ from .results import read_study
 
 def export(
     directory: Path, storage: str | None, asked: Sequence[str], target: str | None, mfu: float | None, peak: float | None
-) -> tuple[list[Path], list[Path]]:
-    """Of a study's folder; the train.yaml of each pick, and of each dense twin. peak: TFLOP/s of a GPU. Nothing is written
+) -> list[Path]:
+    """Of a study's folder; the train.yaml of each pick, then of each dense twin. peak: TFLOP/s of a GPU. Nothing is written
     unless all of it can be. Raises UserError."""
     assumed = Assumed(MFU if mfu is None else mfu, PEAK_TFLOPS if peak is None else peak).check()
     found = read_study(directory, storage)
@@ -31,4 +31,4 @@ def export(
         terminal.console.print(f"dense twin: {path}", markup=False)
     for line in caveats:
         terminal.console.print(line, markup=False)
-    return paths, [*dense]
+    return [*paths, *dense]

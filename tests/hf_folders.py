@@ -11,6 +11,7 @@ from lpanas.lpa.hf_tokenizer import bytes_tokenizer
 from lpanas.lpa.model import Decoder, ModelConfig, build
 from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.weights import hf_name
 from lpanas.search.hf_export import export_forms
 
 SHAPE: dict[str, object] = {
@@ -85,6 +86,7 @@ OTHER: dict[str, object] = {
     "activation_checkpointing": False,
 }
 """Keys of a training that differ from those of `recipe`."""
+RECIPE_SHAPE = SHAPE | {"d_model": 64, "d_ff": 96, "context": 48}
 OPTIM = {"lr": 1e-2, "lr_base_width": 32, "warmup_share": 0.25, "final_share": 0.2, "weight_decay": 0.1}
 
 
@@ -93,7 +95,7 @@ def recipe(folder: Path, form: str, **fields: object) -> TrainConfig:
     (folder / "text").mkdir(parents=True)
     (folder / "text" / "a.jsonl").write_text("".join(json.dumps({"body": one}) + "\n" for one in DOCUMENTS))
     raw: dict[str, object] = {
-        "model": SHAPE | PLACED | {"d_model": 64, "d_ff": 96, "context": 48},
+        "model": RECIPE_SHAPE | PLACED,
         "data": {"source": "text", "text": [f"{folder}/text/*.jsonl"], "text_field": "body"},
         "optim": OPTIM | {"beta1": 0.88, "beta2": 0.97, "eps": 1e-9, "clip": 0.9},
         "tokens": 8 * 8 * 48,
@@ -108,6 +110,12 @@ def recipe(folder: Path, form: str, **fields: object) -> TrainConfig:
     (folder / "train.yaml").write_text(dump_yaml(config))
     export_forms(folder / "train.yaml", (form,), print)
     return config
+
+
+def our_spreads(config: ModelConfig) -> dict[str, float]:
+    """The std that each matrix of a model of ours starts with, under Hugging Face's names."""
+    named = build(config, CPU, 1).named_parameters()
+    return {hf_name(name): tensor.std().item() for name, tensor in named if tensor.ndim == 2}
 
 
 def product_ratios(spreads: dict[str, float], config: ModelConfig) -> list[float]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 from consumer import STAND_IN, consume
-from hf_folders import DOCUMENTS, OPTIM, OTHER, product_ratios, recipe
-from lpanas.lpa.model import build
+from hf_folders import DOCUMENTS, OPTIM, OTHER, RECIPE_SHAPE, our_spreads, product_ratios, recipe
+from lpanas.lpa.model import ModelConfig, build
 from lpanas.lpa.optim import optimizer
 from lpanas.lpa.train import TrainConfig
 from lpanas.lpa.weights import hf_name
@@ -45,10 +45,14 @@ names = {one: name for name, one in model.named_parameters()}
 trainer = SimpleNamespace(args=read, get_decay_parameter_names=lambda model: Trainer.get_decay_parameter_names(None, model))
 groups = OptimizerMixin.create_optimizer_grouped_parameters(trainer, model, {"lr": read.learning_rate})
 rates = {names[one]: [group["lr"], group["weight_decay"]] for group in groups for one in group["params"]}
+os.chdir("dense")
+twin, _ = ModelLoader(load_cfg("axolotl.yaml"), load_tokenizer(read)).load()
+os.chdir("..")
+twin = {name: one.std().item() for name, one in twin.named_parameters() if one.ndim == 2}
 rows = load_datasets(cfg=read, cli_args=TrainerCliArgs()).train_dataset["input_ids"]
 built = {"spreads": spreads, "dtypes": sorted({str(one.dtype) for one in model.parameters()}), "rates": rates}
 built["params"] = sum(one.numel() for one in model.parameters())
-said = [[read.to_dict(), other.to_dict()], "warmup_stepz" in misspelt, refused, built, [list(row) for row in rows]]
+said = [[read.to_dict(), other.to_dict()], "warmup_stepz" in misspelt, refused, built, [list(row) for row in rows], twin]
 print("\\n" + json.dumps(said, default=str))
 """
 
@@ -65,6 +69,7 @@ def read(config: tuple[Path, TrainConfig]) -> list[Any]:
     folder, _ = config
     text = (folder / "axolotl.yaml").read_text()
     recipe(folder / "other", "axolotl", **OTHER)
+    recipe(folder / "dense", "axolotl", model=RECIPE_SHAPE)
     (folder / "misspelt.yaml").write_text(text.replace("warmup_steps", "warmup_stepz"))
     (folder / "wrong.yaml").write_text(text.replace("sequence_len: 48", "sequence_len: many"))
     return json.loads(consume("axolotl", STAND_IN + SCRIPT, folder).splitlines()[-1])
@@ -98,6 +103,10 @@ def test_axolotl_builds_our_model_from_scratch(config: tuple[Path, TrainConfig],
     ratios = product_ratios(built["spreads"], model)
     assert len(ratios) == 6
     assert ratios == pytest.approx([1] * 6, rel=0.15)
+
+
+def test_axolotl_starts_the_dense_twin_by_our_rules_too(read: list[Any]) -> None:
+    assert read[5] == pytest.approx(our_spreads(ModelConfig.parse(RECIPE_SHAPE, "model")), rel=0.06)
 
 
 def test_each_tensor_has_its_own_learning_rate_in_axolotl(config: tuple[Path, TrainConfig], read: list[Any]) -> None:

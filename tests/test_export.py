@@ -343,14 +343,15 @@ def test_torchrun_reads_the_words_that_the_slurm_script_starts_it_with(tmp_path)
     assert "expected a train.yaml" in run().stderr
 
 
-def test_every_one_of_several_picks_gets_its_hugging_face_folder_where_that_is_asked_for(tmp_path, call):
+def test_every_one_of_several_picks_and_the_dense_twin_get_their_hugging_face_folders_where_asked_for(tmp_path, call):
     shutil.copytree(PROSE, tmp_path / "prose")
     code, said, _ = call("export", tmp_path / "prose", "--pick", "knee,loss", "--to", "native,hf")
     place = tmp_path / "prose" / "export" / "target"
     assert code == 0
-    for run in ("trial-4", "trial-6"):
+    for run in ("trial-4", "trial-6", "dense"):
         config = json.loads((place / run / "hf" / "config.json").read_text())
         assert config["hidden_size"] == load_config(place / run / "train.yaml").model.d_model
+        assert any(config["ranks"]) is (run != "dense")
         assert str(place / run / "hf") in "".join(said.split())
     code, _, error = call("export", "--checkpoint", tmp_path, "--to", "hf", "--pick", "loss")
     assert (code, error) == (2, "lpanas: --pick: does not go with --checkpoint\n")

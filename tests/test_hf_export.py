@@ -139,7 +139,7 @@ def test_shards_without_a_tokenizer_are_said_to_have_none(hub: Any, trained: Pat
     assert len(lines) == 1
     assert "no tokenizer.json in" in lines[0]
     assert not list(folder.glob("tokenizer*"))
-    assert hub.AutoConfig.from_pretrained(folder).eos_token_id is None
+    assert hub.AutoConfig.from_pretrained(folder, trust_remote_code=True).eos_token_id is None
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 from consumer import STAND_IN, consume
-from hf_folders import OPTIM, OTHER, product_ratios, recipe
+from hf_folders import OPTIM, OTHER, RECIPE_SHAPE, our_spreads, product_ratios, recipe
 from lpanas.lpa.data import DataConfig
-from lpanas.lpa.model import Decoder
+from lpanas.lpa.model import Decoder, ModelConfig
 from lpanas.lpa.optim import OptimConfig, schedule
 from lpanas.lpa.train import TrainConfig
 from lpanas.search import hf_trainer, llamafactory
@@ -32,13 +32,18 @@ model = load_model(tokenizer, model_args, finetuning_args, is_trainable=True)
 spreads = {name: one.std().item() for name, one in model.named_parameters() if one.ndim == 2}
 dtypes = {str(one.dtype) for one in model.parameters()}
 run_exp()
+os.chdir("dense")
+dense_args, _, _, dense_finetuning, _ = get_train_args({**yaml.safe_load(open("llamafactory.yaml")), "use_cpu": True})
+twin = load_model(tokenizer, dense_args, dense_finetuning, is_trainable=True)
+os.chdir("..")
+twin = {name: one.std().item() for name, one in twin.named_parameters() if one.ndim == 2}
 try:
     sys.argv = ["llamafactory-cli", "misspelt.yaml", "use_cpu=true"]
     refused = get_train_args() and ""
 except ValueError as error:
     refused = str(error)
 built = [spreads, sorted(dtypes), sum(one.numel() for one in model.parameters())]
-print("\\n" + json.dumps([[said, other], *built, refused], default=str))
+print("\\n" + json.dumps([[said, other], *built, refused, twin], default=str))
 """
 
 
@@ -54,6 +59,7 @@ def trained(config: tuple[Path, TrainConfig]) -> list[Any]:
     folder, _ = config
     text = (folder / "llamafactory.yaml").read_text()
     recipe(folder / "other", "llamafactory", **OTHER)
+    recipe(folder / "dense", "llamafactory", model=RECIPE_SHAPE)
     (folder / "misspelt.yaml").write_text(text.replace("warmup_steps", "warmup_stepz"))
     return json.loads(consume("llamafactory", STAND_IN + SCRIPT, folder).splitlines()[-1])
 
@@ -79,7 +85,7 @@ def test_llamafactory_refuses_a_key_that_it_does_not_know(trained: list[Any]) ->
 
 
 def test_llamafactory_builds_our_model_from_scratch(config: tuple[Path, TrainConfig], trained: list[Any]) -> None:
-    _, spreads, dtypes, params, _ = trained
+    _, spreads, dtypes, params, *_ = trained
     model = config[1].model
     with torch.device("meta"):
         assert params == sum(one.numel() for one in Decoder(model).parameters())
@@ -87,6 +93,10 @@ def test_llamafactory_builds_our_model_from_scratch(config: tuple[Path, TrainCon
     ratios = product_ratios(spreads, model)
     assert len(ratios) == 6
     assert ratios == pytest.approx([1] * 6, rel=0.15)
+
+
+def test_llamafactory_starts_the_dense_twin_by_our_rules_too(trained: list[Any]) -> None:
+    assert trained[5] == pytest.approx(our_spreads(ModelConfig.parse(RECIPE_SHAPE, "model")), rel=0.06)
 
 
 def test_llamafactory_trains_it_by_our_schedule_a_step_later(config: tuple[Path, TrainConfig], trained: list[Any]) -> None:

@@ -17,16 +17,22 @@ from .model import Decoder, ModelConfig
 from .weights import hf_name
 
 CONFIG, GENERATION, WEIGHTS, MODELING = "config.json", "generation_config.json", "model.safetensors", "modeling_lowrank_llama"
+README, TITLE = "README.md", "# Exported by lpanas"
+"""A file for people, and how it begins."""
 _ONLY = {"ffn": "swiglu", "norm": "rms_before", "positions": "rotary", "bias": False, "dropout": 0}
 """What a model must be for transformers' Llama, or the one of the modeling file, to be the same model."""
 
 
-def write_folder(folder: Path, config: ModelConfig, tokenizer: HfTokenizer | None, weights: dict[str, Tensor] | None) -> None:
+def write_folder(
+    folder: Path, config: ModelConfig, tokenizer: HfTokenizer | None, weights: dict[str, Tensor] | None, readme: str = ""
+) -> None:
     """Write the folder that AutoModelForCausalLM and AutoTokenizer load; one that is there is replaced whole.
 
     weights: under Hugging Face's names; without them from_config draws some by our rules, of a dense model, too: with the
-    modeling file, as a plain Llama would start otherwise. Raises UserError: a model that is no Llama, a
-    tokenizer with more tokens than the model, a folder that holds anything else or cannot be written.
+    modeling file, as a plain Llama would start otherwise. readme: begins with TITLE; there is none when it is empty.
+
+    Raises UserError: a model that is no Llama, a tokenizer with more tokens than the model, a folder that holds anything else
+    or cannot be written.
     """
     plain = weights is not None and _is_llama(config)
     files = {CONFIG: model_json(config, tokenizer, plain), GENERATION: _generation_json(tokenizer)}
@@ -36,6 +42,8 @@ def write_folder(folder: Path, config: ModelConfig, tokenizer: HfTokenizer | Non
         with draft_of(folder) as draft:
             for name, content in files.items():
                 (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if readme:
+                (draft / README).write_text(readme, encoding="utf-8")
             if not plain:
                 code = resources.files("lpanas.lpa").joinpath(f"{MODELING}.py").read_text(encoding="utf-8")
                 (draft / f"{MODELING}.py").write_text(code, encoding="utf-8")
@@ -126,11 +134,16 @@ def _place(folder: Path, has_weights: bool) -> tuple[Path, bool]:
     """(The folder, whether it is there with files of an earlier export). Raises UserError where it holds anything else, or
     weights to which there is no successor."""
     folder, held = free_place(folder)
-    if others := sorted({*held} - {CONFIG, GENERATION, WEIGHTS, f"{MODELING}.py", *FILES}):
+    ours = {CONFIG, GENERATION, WEIGHTS, f"{MODELING}.py", *FILES, *([README] if _is_ours(folder / README) else [])}
+    if others := sorted({*held} - ours):
         raise UserError(f"--out {folder}: holds '{others[0]}'; expected a new or empty folder, or an earlier export")
     if WEIGHTS in held and not has_weights:
         raise UserError(f"--out {folder}: holds {WEIGHTS}, which would be lost; remove the folder or export elsewhere")
     return folder, bool(held)
+
+
+def _is_ours(readme: Path) -> bool:
+    return readme.is_file() and readme.read_bytes().startswith(TITLE.encode())
 
 
 def _is_llama(config: ModelConfig) -> bool:

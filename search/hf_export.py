@@ -10,6 +10,7 @@ from ..lpa.prepare import content_of
 from ..lpa.shards import META
 from ..lpa.train import CHECKPOINT, CONFIG, TrainConfig
 from . import axolotl, llamafactory
+from .hf_readme import readme
 from .presets import load_config
 
 RECIPES = {"llamafactory": llamafactory.write, "axolotl": axolotl.write}
@@ -64,7 +65,8 @@ def export_config(path: Path, say: Callable[[str], None]) -> Path:
     say: told what the folder lacks.
     """
     config, out = load_config(path), path.parent / "hf"
-    hf.write_folder(out, config.model, _said(hf_tokenizer(config.data), config.data.shards, say), None)
+    tokenizer = _said(hf_tokenizer(config.data), config.data.shards, say)
+    hf.write_folder(out, config.model, tokenizer, None, readme(config, has_tokenizer=tokenizer is not None))
     return out
 
 

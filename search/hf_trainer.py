@@ -26,7 +26,7 @@ def shared(config: TrainConfig) -> dict[str, Any]:
     return {
         "max_steps": config.steps,
         "gradient_accumulation_steps": config.batch_size // microbatch(config),
-        "warmup_steps": min(round(optim.warmup_share * config.steps), config.steps - 1),
+        "warmup_steps": warmup_steps(config),
         "weight_decay": optim.weight_decay,
         "adam_beta1": optim.beta1,
         "adam_beta2": optim.beta2,
@@ -37,6 +37,11 @@ def shared(config: TrainConfig) -> dict[str, Any]:
         "logging_steps": config.log_every,
         "save_steps": config.checkpoint_every,
     }
+
+
+def warmup_steps(config: TrainConfig) -> int:
+    """Whole steps; fewer than all."""
+    return min(round(config.optim.warmup_share * config.steps), config.steps - 1)
 
 
 def microbatch(config: TrainConfig) -> int:
@@ -88,10 +93,10 @@ def yours(data: DataConfig) -> str:
 
 def differences(config: TrainConfig) -> list[str]:
     """What is not as in `lpanas train` under any Trainer, in words."""
-    context = config.model.context
+    context, first = config.model.context, "0" if warmup_steps(config) else "the peak"
     return [
         f"A window of {context} tokens has {context - 1} targets; in lpanas train {context}.",
-        "The learning rate follows the same curve a step later; that of the first step is 0.",
+        f"The learning rate follows the same curve a step later; that of the first step is {first}.",
         "All of the text is trained on, again and again if it is short; lpanas train holds out 10 % of the documents.",
     ]
 

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = """
 import importlib.machinery, sys, types
+
 def stand_in(name, **content):
     module = sys.modules[name] = types.ModuleType(name)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)  # by which it is found to be installed
     module.__dict__.update(content)
     return module
 """
-"""Script: a package for GPUs, which the consumer imports at its start and does not use on a CPU."""
-ROOT = Path(__file__).resolve().parent.parent
+"""How a script begins that puts a module with no more than its content in the place of a large package (for GPUs, sound, faster
+loops) which the consumer imports at its start and does not need for what is tested here."""
 
 
 def consume(name: str, script: str, *args: object) -> str:

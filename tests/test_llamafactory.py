@@ -110,10 +110,17 @@ def test_llamafactory_trains_it_by_our_schedule_a_step_later(config: tuple[Path,
 
 @pytest.mark.parametrize(
     "optim",
-    [OPTIM, OPTIM | {"schedule": "linear"}, OPTIM | {"final_share": 1}, OPTIM | {"schedule": "linear", "final_share": 0}],
+    [
+        OPTIM,
+        OPTIM | {"warmup_share": 0},
+        OPTIM | {"schedule": "linear"},
+        OPTIM | {"final_share": 1},
+        OPTIM | {"schedule": "linear", "final_share": 0},
+    ],
 )
 def test_transformers_schedule_is_ours_a_step_later(hub: Any, optim: dict[str, object]) -> None:
-    ours, steps, warmup = OptimConfig.parse(optim, "optim"), 40, 10
+    ours, steps = OptimConfig.parse(optim, "optim"), 40
+    warmup = round(ours.warmup_share * steps)
     name, arguments = hf_trainer.schedule(ours, 3e-3)
     adamw = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=3e-3)
     theirs = hub.get_scheduler(name, adamw, warmup, steps, scheduler_specific_kwargs=arguments)
@@ -122,7 +129,8 @@ def test_transformers_schedule_is_ours_a_step_later(hub: Any, optim: dict[str, o
         found.append(adamw.param_groups[0]["lr"])
         adamw.step()
         theirs.step()
-    assert found == pytest.approx([0.0, *(3e-3 * schedule(ours, step, steps) for step in range(steps - 1))], abs=1e-12)
+    first = 0.0 if warmup else 3e-3
+    assert found == pytest.approx([first, *(3e-3 * schedule(ours, step, steps) for step in range(steps - 1))], abs=1e-12)
 
 
 def files(folder: Path, *names: str) -> DataConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import checkpoint, sharded
+from . import checkpoint, checkpoint_folder
 from .checkpoint import Reached
 from .config import UserError, one_line
 from .distributed import ALONE, World
@@ -31,7 +31,8 @@ class Keeper:
         cannot be written is left out."""
         self.path, self.fingerprint, self.model, self.adamw = path, fingerprint, model, adamw
         self.spare, self.world = spare, world
-        self.writer = sharded.Writer(path.parent, fingerprint, model, adamw, world) if path and world.size > 1 else None
+        is_shared = path is not None and world.size > 1
+        self.writer = checkpoint_folder.Writer(path.parent, fingerprint, model, adamw, world) if is_shared else None
         self.saved = 0
         """Steps that the checkpoint has behind it."""
 
@@ -40,16 +41,16 @@ class Keeper:
         if self.path is None:
             return Reached()
         if self.world.is_first:
-            sharded.forget_drafts(self.path.parent)
+            checkpoint_folder.forget_drafts(self.path.parent)
         with self.world.together():
             found = newest(self.path, self.fingerprint)
         found = self.world.first_says(found)
         if found is None:
             return Reached()
         if found != self.path:
-            reached = sharded.load(found, self.fingerprint, self.model, self.adamw, self.world)
+            reached = checkpoint_folder.load(found, self.fingerprint, self.model, self.adamw, self.world)
         elif self.world.size > 1:
-            reached = sharded.load_file(found, self.fingerprint, self.model, self.adamw)
+            reached = checkpoint_folder.load_file(found, self.fingerprint, self.model, self.adamw)
         else:
             reached = checkpoint.load(found, self.fingerprint, self.model, self.adamw)
         self.saved = reached.step
@@ -101,10 +102,10 @@ class Keeper:
 def newest(path: Path, fingerprint: str | None = None) -> Path | None:
     """The file at `path` or the folder beside it, whichever has come further. Raises UserError for another config's file, where
     a fingerprint is given."""
-    there = sharded.folders(path.parent)
+    there = checkpoint_folder.folders(path.parent)
     if not there or not path.exists():
         return there[-1] if there else path if path.exists() else None
-    return path if checkpoint.reached(path, fingerprint).step >= sharded.step_of(there[-1]) else there[-1]
+    return path if checkpoint.reached(path, fingerprint).step >= checkpoint_folder.step_of(there[-1]) else there[-1]
 
 
 def reached(path: Path, fingerprint: str) -> Reached:
@@ -112,7 +113,7 @@ def reached(path: Path, fingerprint: str) -> Reached:
     found = newest(path, fingerprint)
     if found is None:
         return Reached()
-    return (checkpoint if found == path else sharded).reached(found, fingerprint)
+    return (checkpoint if found == path else checkpoint_folder).reached(found, fingerprint)
 
 
 def is_of(path: Path, fingerprint: str) -> bool:
@@ -126,4 +127,4 @@ def is_of(path: Path, fingerprint: str) -> bool:
 
 def weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     """The model's state in a file or a folder, on the CPU. Raises UserError."""
-    return sharded.weights(path, config) if sharded.is_whole(path) else checkpoint.weights(path)
+    return checkpoint_folder.weights(path, config) if checkpoint_folder.is_whole(path) else checkpoint.weights(path)

@@ -47,7 +47,9 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def named_peak(name: str) -> float | None:
-    """Of a GPU by its name."""
+    """Of a GPU by its name; None for a part of one (MIG), too."""
+    if " MIG " in name:
+        return None
     return next((peak for start, peak in PEAKS.items() if name.startswith(start)), None)
 
 

@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 
 from ..lpa import train as training
+from ..lpa.checkpoint_folder import place_of
 from ..lpa.data import check_fits
 from ..lpa.distributed import SharedMistakeError, World, joined
 from ..lpa.guard import DivergedError
 from ..lpa.logs import Logs
 from ..lpa.metrics import METRICS
 from ..lpa.prepare import open_shards
-from ..lpa.sharded import place_of
 from ..lpa.shards import Shards
 from ..lpa.sources import unwatched
 from ..lpa.train import TrainConfig
@@ -45,7 +45,9 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], lo
     with world.together():
         check_fits(shards, config.data, config.steps * config.batch_tokens, config.model)
         place = folder.check_folder(out, METRICS)
-        done = training.reached(place, config, shards).step
+        done = training.reached(place, config, shards).step if world.is_first else 0
+    if world.is_first:
+        _tell_epochs(config.tokens / shards.tokens["train"])
     with ExitStack() as stack:
         with world.together():
             if world.is_first:
@@ -74,11 +76,12 @@ def _stopping(world: World) -> str:
 
 def _shards(config: TrainConfig, world: World) -> Shards:
     with preparing.progress() if world.is_first else nullcontext(unwatched) as watch_data:
-        shards = open_shards(config.data, watch_data)
-    epochs = config.tokens / shards.tokens["train"]
-    if epochs > 1.5 and world.is_first:
+        return open_shards(config.data, watch_data)
+
+
+def _tell_epochs(epochs: float) -> None:
+    if epochs > 1.5:
         print(f"lpanas: the text is read {epochs:.1f} times; data of your own would be better", file=sys.stderr)
-    return shards
 
 
 def _end(text: str, code: int, world: World) -> int:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from lpanas.lpa.checkpoint_folder import tensors
 from lpanas.lpa.config import UserError, parse_yaml
 from lpanas.lpa.distributed import SharedMistakeError, joined
 from lpanas.lpa.guard import DivergedError
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.placement import Placement
-from lpanas.lpa.sharded import tensors
 from lpanas.lpa.train import TrainConfig, accumulate, fresh, step
 
 MODEL = "{vocab_size: 32, d_model: 8, d_ff: 12, n_layers: 2, n_heads: 2, context: 4, tie_embeddings: true}"

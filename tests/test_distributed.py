@@ -16,7 +16,7 @@ from uuid import uuid4
 import distributed_parts
 import pytest
 import torch
-from lpanas.lpa import sharded
+from lpanas.lpa import checkpoint_folder
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.distributed import World
 from lpanas.lpa.model import ModelConfig, build
@@ -154,7 +154,7 @@ def test_the_weights_of_a_folder_are_those_that_one_process_goes_on_with(
     out = shutil.copytree(half, tmp_path / "out")
     model = build(config.model, torch.device("cpu"), 1)
     adamw = optimizer(model, config.optim)
-    sharded.load(out / "checkpoint-000000007", config.fingerprint(shards.content), model, adamw, World())
+    checkpoint_folder.load(out / "checkpoint-000000007", config.fingerprint(shards.content), model, adamw, World())
     path = out if which == "training" else out / "checkpoint-000000007"
     folder = export_checkpoint(path, tmp_path / "hf", False, lambda text: None)
     other = build(config.model, torch.device("cpu"), 2)

@@ -319,7 +319,7 @@ def test_the_readme_starts_every_file_and_the_slurm_script_is_bash(tmp_path, cal
 
 def test_torchrun_reads_the_words_that_the_slurm_script_starts_it_with(tmp_path):
     script = export(FOUND, RECORD, tmp_path).path.parent / "slurm.sh"
-    for name, text in (("scontrol", 'printf "node7\\nnode8\\n"'), ("srun", 'printf "%s\\0" "$@"')):
+    for name, text in (("scontrol", "seq -f node%.0f 7 100000"), ("srun", 'printf "%s\\0" "$@"')):  # more than a pipe holds
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     slurm = {
@@ -333,9 +333,11 @@ def test_torchrun_reads_the_words_that_the_slurm_script_starts_it_with(tmp_path)
     def run(*words):
         return subprocess.run([shutil.which("bash"), str(script), *words], env=environment, capture_output=True, text=True)
 
-    torchrun, *words = run("a folder/train.yaml", "--out", "here").stdout.rstrip("\0").split("\0")
+    done = run("a folder/train.yaml", "--out", "here")
+    assert (done.returncode, done.stderr) == (0, "")
+    kill, torchrun, *words = done.stdout.rstrip("\0").split("\0")
     read = torch_run.parse_args(words)
-    assert torchrun == "torchrun"
+    assert (kill, torchrun, read.max_restarts) == ("--kill-on-bad-exit=1", "torchrun", 3)
     assert (read.nnodes, read.nproc_per_node, read.rdzv_endpoint, read.rdzv_id) == ("2", "8", "node7:29400", "77")
     assert (read.no_python, read.training_script) == (True, "lpanas")
     assert read.training_script_args == ["train", "a folder/train.yaml", "--out", "here"]

@@ -208,6 +208,7 @@ def test_mfu_is_the_models_flops_a_second_over_the_devices() -> None:
     assert [named_peak(name) for name in names] == [989e12, 756e12, 312e12, 165.2e12, 362.05e12]
     others = ("Something", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H200 NVL", "NVIDIA L4", "NVIDIA A10", "NVIDIA H20")
     assert [named_peak(name) for name in others] == [None] * 6
+    assert named_peak("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
 
 
 def saved(config: TrainConfig, layers: int, again: bool) -> int:

@@ -15,8 +15,10 @@ set -euo pipefail
 
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110  # seconds for a last checkpoint, of the 120 above; torchrun's own are 30
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-# One torchrun a node, one process a GPU; the first node is where they meet.
-srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-gpu}" \
-    --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head:29400" \
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*}
+# One torchrun a node, one process a GPU; the first node is where they meet. When a process dies, all are started again, three
+# times; a torchrun that ends with an error ends the others.
+srun --kill-on-bad-exit=1 torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-gpu}" \
+    --max-restarts 3 --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head:29400" \
     --no-python lpanas train "$@"

@@ -27,6 +27,8 @@ class Reached:
     curve: Curve = ()
     pending: Sequence[Tensor] = ()
     """The losses not yet logged."""
+    precision: str | None = None
+    """float32 or bfloat16, of the last steps; None where it is not known."""
 
 
 def save(path: Path, fingerprint: str, reached: Reached, model: Decoder, adamw: torch.optim.AdamW) -> None:
@@ -36,6 +38,7 @@ def save(path: Path, fingerprint: str, reached: Reached, model: Decoder, adamw: 
     `fingerprint` says what the state belongs to; load refuses another one.
     """
     state = {"fingerprint": fingerprint, "step": reached.step, "curve": reached.curve, "pending": list(reached.pending)}
+    state |= {"precision": reached.precision}
     state |= {"model": model.state_dict(), "optimizer": adamw.state_dict()}
     draft = path.with_suffix(".draft")
     try:
@@ -56,12 +59,12 @@ def load(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW)
     state = read(path, fingerprint, next(model.parameters()).device)
     model.load_state_dict(state["model"])
     adamw.load_state_dict(state["optimizer"])
-    return _reached(state)
+    return reached_by(state)
 
 
 def reached(path: Path, fingerprint: str | None) -> Reached:
     """How far a saved state has come. fingerprint: None for any. Raises UserError for another config's."""
-    return _reached(read(path, fingerprint, torch.device("meta")))
+    return reached_by(read(path, fingerprint, torch.device("meta")))
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -69,8 +72,9 @@ def weights(path: Path) -> dict[str, Tensor]:
     return read(path, None, torch.device("cpu"))["model"]
 
 
-def _reached(state: dict[str, Any]) -> Reached:
-    return Reached(state["step"], state["curve"], state["pending"])
+def reached_by(state: dict[str, Any]) -> Reached:
+    """How far a file's state has come."""
+    return Reached(state["step"], state["curve"], state["pending"], state.get("precision"))
 
 
 def read(path: Path, fingerprint: str | None, device: torch.device, *, mmap: bool = False) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 of processes reads (torch.distributed.checkpoint)."""
 
 import json
+import logging
 import os
 import re
 import shutil
 import warnings
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Reached, check_fingerprint, read
+from .checkpoint import Reached, check_fingerprint, reached_by, read
 from .config import UserError, one_line
 from .distributed import ALONE, World
 from .files import replace_text
@@ -22,17 +26,52 @@ from .parts import put
 
 KEPT = 2
 """Folders; the older ones go."""
-REACHED = "reached.json"
+REACHED, METADATA = "reached.json", ".metadata"
+"""How far the training has come; what lies where in the other files (torch's)."""
 
 
 def folders(out: Path) -> list[Path]:
-    """The whole ones, the one that has come furthest last."""
-    return sorted(filter(is_whole, out.glob("checkpoint-*")))
+    """By their names, the one that has come furthest last."""
+    return sorted(filter(is_one, out.glob("checkpoint-*")))
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a path is such a folder by its name, which it has when it is whole."""
+def is_one(path: Path) -> bool:
+    """Whether a path is such a folder by its name, which it was given when it was whole."""
     return re.fullmatch(r"checkpoint-\d{9}", path.name) is not None
+
+
+def furthest(out: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The folder that has come furthest of those that still are whole, and what each beyond it lacks, the last one first."""
+    lacks: dict[Path, str] = {}
+    for folder in reversed(folders(out)):
+        what = lack(folder)
+        if what is None:
+            return folder, lacks
+        lacks[folder] = what
+    return None, lacks
+
+
+def lack(folder: Path) -> str | None:
+    """What a folder no longer holds of what was written to it, by the sizes of its files; None: it is whole."""
+    from torch.distributed.checkpoint import FileSystemReader  # a second that a training without folders saves
+
+    try:
+        _read(folder)
+    except ValueError as error:
+        return str(error)
+    needed: dict[str, int] = {}
+    try:
+        for part in FileSystemReader(folder).read_metadata().storage_data.values():
+            needed[part.relative_path] = max(needed.get(part.relative_path, 0), part.offset + part.length)
+    except Exception as error:  # pickle raises whatever the bytes make of it
+        return f"{METADATA} cannot be read: {one_line(error)}"
+    for name, size in sorted(needed.items()):
+        file = folder / name
+        if not file.exists():
+            return f"{name} is missing"
+        if (found := file.stat().st_size) < size:
+            return f"{name} has {found:,} bytes of {size:,}"
+    return None
 
 
 def place_of(out: Path, step: int) -> Path:
@@ -54,13 +93,22 @@ def forget_drafts(out: Path) -> None:
 def reached(folder: Path, fingerprint: str) -> Reached:
     """How far a folder has come. Raises UserError when it is another config's or cannot be read."""
     try:
+        found, its = _read(folder)
+    except ValueError as error:
+        raise UserError(f"{folder}: not a checkpoint that can be read: {error}") from None
+    check_fingerprint(folder, its, fingerprint)
+    return found
+
+
+def _read(folder: Path) -> tuple[Reached, object]:
+    """How far a folder has come, and its fingerprint. Raises ValueError."""
+    try:
         row = json.loads((folder / REACHED).read_text(encoding="utf-8"))
         curve = tuple((int(tokens), float(loss)) for tokens, loss in row["curve"])
-        found = Reached(row["step"], curve, [torch.tensor(loss) for loss in row["pending"]])
+        pending = [torch.tensor(loss) for loss in row["pending"]]
+        return Reached(row["step"], curve, pending, row.get("precision")), row.get("fingerprint")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: not a checkpoint that can be read: {one_line(error)}") from None
-    check_fingerprint(folder, row.get("fingerprint"), fingerprint)
-    return found
+        raise ValueError(f"{REACHED} cannot be read: {one_line(error)}") from None
 
 
 def load(folder: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW, world: World) -> Reached:
@@ -84,13 +132,30 @@ def weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
 def _fill(state: dict[str, Tensor], folder: Path, world: World) -> None:
     import torch.distributed.checkpoint as dcp
 
-    alone = world.size == 1
+    alone, then = world.size == 1, "remove it, and the same command goes on from the one before, or begins anew"
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be
             dcp.load(state, checkpoint_id=folder, process_group=world.storage, no_dist=alone)
     except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{folder}: not a checkpoint that can be read: {one_line(error)[:120]}") from None
+        why = lack(folder) or one_line(_reason(error)).partition(". ")[0]  # after which torch advises programmers
+        raise UserError(f"{folder}: not a checkpoint that can be read: {why}; {then}") from None
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """No log: torch's tells a file that it cannot read with its traceback, on standard error."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What one process met with, of the error that all of them have."""
+    return next((reason for reason, _ in getattr(error, "failures", {}).values()), error)
 
 
 def load_file(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.AdamW) -> Reached:
@@ -104,7 +169,7 @@ def load_file(path: Path, fingerprint: str, model: Decoder, adamw: torch.optim.A
         put(into[f"model.{name}"], state["model"][name])
         for key, value in state["optimizer"]["state"][number].items():
             put(into[f"{key}.{name}"], value)
-    return _on_device(Reached(state["step"], state["curve"], state["pending"]), model)
+    return _on_device(reached_by(state), model)
 
 
 def tensors(model: Decoder, adamw: torch.optim.AdamW) -> dict[str, Tensor]:
@@ -137,7 +202,7 @@ class Writer:
         written = dcp.async_save(state, checkpoint_id=draft, process_group=self.world.storage)
         assert isinstance(written, Future)
         row = {"fingerprint": self.fingerprint, "step": reached.step, "curve": reached.curve}
-        row |= {"pending": [loss.item() for loss in reached.pending]}
+        row |= {"pending": [loss.item() for loss in reached.pending], "precision": reached.precision}
         self.pending = self.thread.submit(self._end, written, draft, json.dumps(row))
 
     def finish(self) -> None:
@@ -156,8 +221,7 @@ class Writer:
                 self._rename(draft, row)
         except CheckpointException as error:  # not an Exception; all have ended, and all have it
             self._forget(draft)
-            why = next((reason for reason, _ in error.failures.values()), error)
-            raise OSError(f"{draft.with_suffix('')}: cannot be written: {one_line(why)}") from None
+            raise OSError(f"{draft.with_suffix('')}: cannot be written: {one_line(_reason(error))}") from None
         except OSError as error:
             self._forget(draft)
             raise OSError(f"{draft.with_suffix('')}: cannot be written: {one_line(error)}") from None
@@ -168,7 +232,8 @@ class Writer:
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
         _sync(self.out)
-        for old in folders(self.out)[:-KEPT]:
+        before = [one for one in folders(self.out) if step_of(one) <= step_of(folder)]  # beyond it are damaged ones
+        for old in before[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _forget(self, draft: Path) -> None:
@@ -187,4 +252,4 @@ def _sync(folder: Path) -> None:
 
 def _on_device(found: Reached, model: nn.Module) -> Reached:
     device = next(model.parameters()).device
-    return Reached(found.step, found.curve, [loss.to(device) for loss in found.pending])
+    return replace(found, pending=[loss.to(device) for loss in found.pending])

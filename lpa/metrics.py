@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -77,6 +77,23 @@ class Progress:
     """Of the step's whole gradient, before it is clipped; at log lines."""
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a line's speed is of."""
+
+    devices: int
+    """One a process."""
+    device: str
+    """`cpu`, or the GPU's name."""
+    precision: str
+    """float32 or bfloat16."""
+
+    @classmethod
+    def of(cls, device: torch.device, devices: int, precision: str) -> Self:
+        """Where this process computes, and so many more like it."""
+        return cls(devices, torch.cuda.get_device_name(device) if device.type == "cuda" else device.type, precision)
+
+
 @dataclass
 class Speed:
     """Tokens a second since it was last asked, evaluations and all."""
@@ -102,8 +119,8 @@ class Speed:
 class Metrics:
     """metrics.jsonl: a line a logged step; lines past the checkpoint that a run goes on from are dropped."""
 
-    def __init__(self, out: Path | None, done: int, speed: Speed) -> None:
-        self.speed = speed
+    def __init__(self, out: Path | None, done: int, speed: Speed, machine: Machine) -> None:
+        self.speed, self.machine = speed, machine
         self.path = None if out is None else out / METRICS
         self.logs: Sequence[Log] = ()
         """What is told each line, too."""
@@ -120,7 +137,7 @@ class Metrics:
         if self.path is None or (progress.train_loss_nats is None and progress.valid_loss_nats is None):
             return
         row = {name: value for name, value in vars(progress).items() if value is not None and name != "curve"}
-        row |= self.speed.since(progress.tokens, progress.seconds)
+        row |= self.speed.since(progress.tokens, progress.seconds) | vars(self.machine)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -134,7 +151,7 @@ class Metrics:
             log.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: Path) -> list[Row]:
     """The rows of a training's metrics.jsonl, one a logged step. Raises UserError."""
     path = folder / METRICS
     try:

@@ -24,7 +24,7 @@ from .guard import DivergedError, Guard, finite
 from .keeper import Keeper
 from .kernels import KernelsName
 from .logs import UNLOGGED, Logs
-from .metrics import Metrics, Progress, Speed, peak_flops
+from .metrics import Machine, Metrics, Progress, Speed, peak_flops
 from .model import Block, Decoder, ModelConfig, fill, outline
 from .optim import OptimConfig, optimizer, schedule, set_rate
 from .parts import whole
@@ -136,13 +136,15 @@ def train(
     model = fresh(config, device, world)
     adamw = optimizer(model, config.optim)
     spare, fingerprint = only_at is not None, config.fingerprint(shards.content)
-    keeper = Keeper(out and out / CHECKPOINT, fingerprint, model, adamw, spare=spare, world=world)
+    machine = Machine.of(device, world.size, precision(config, device))
+    keeper = Keeper(out and out / CHECKPOINT, fingerprint, model, adamw, machine.precision, spare=spare, world=world)
     with world.together():
+        add = adder(model, config, device, world)
         begun = keeper.load()
     done, curve, losses = begun.step, begun.curve, list(begun.pending)
     told = out if world.is_first and not spare else None
     with keeper.writing():
-        metrics = Metrics(told, done, speed(config, device, world.size, done))
+        metrics = Metrics(told, done, speed(config, device, world.size, done), machine)
         if told is not None:
             replace_text(told / CONFIG, dump_yaml(config))
             if not config.data.is_bytes:
@@ -151,7 +153,6 @@ def train(
     part = world.part(config.batch_size)
     tokens = resident(shards.split("train"), device)
     batches = Batches(tokens, config.model.context, config.batch_size, config.seed, part)
-    add = adder(model, config, device, world)
     guard = Guard(device, waits=device.type == "cpu" or world.size > 1)
     due = _eval_steps(config)
     started = time.perf_counter()
@@ -300,6 +301,11 @@ def is_bfloat16(config: TrainConfig, device: torch.device) -> bool:
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.precision == "bfloat16"
+
+
+def precision(config: TrainConfig, device: torch.device) -> str:
+    """What activations are computed in, in the config's words."""
+    return "bfloat16" if is_bfloat16(config, device) else "float32"
 
 
 def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:

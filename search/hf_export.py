@@ -75,7 +75,7 @@ def export_checkpoint(path: Path, out: Path | None, merge: bool, say: Callable[[
 
     path: the file, a folder that many processes wrote, or the folder of the training. Raises UserError.
     """
-    file = keeper.newest(path / CHECKPOINT) if path.is_dir() and not checkpoint_folder.is_whole(path) else path
+    file = keeper.newest(path / CHECKPOINT) if path.is_dir() and not checkpoint_folder.is_one(path) else path
     if file is None or not file.exists():
         raise UserError(f"--checkpoint {path}: no such file (expected a {CHECKPOINT}, or the folder that `lpanas train` wrote)")
     config = load_config(file.parent / CONFIG)

@@ -75,10 +75,10 @@ def config(tiny: ModelConfig, pages: DataConfig) -> TrainConfig:
 
 
 def by_name(out: Path) -> Told:
-    """What metrics.jsonl tells, in float32."""
+    """The figures that metrics.jsonl tells, in float32."""
     told: Told = {}
     for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
-        for name in row.keys() - {"step"}:
+        for name in row.keys() - {"step", "device", "precision"}:
             told.setdefault(name, []).append((row["step"], float(np.float32(row[name]))))
     return told
 
@@ -135,7 +135,7 @@ def test_tensorboard_reads_what_metrics_jsonl_tells_however_the_training_went(
     course(config, shards, tmp_path / "out")
     told = by_name(tmp_path / "out")
     assert [step for step, _ in told["train_loss_nats"]] == list(range(1, 13))
-    assert {"valid_loss_nats", "lr", "gradient_norm", "tokens_per_second", "tokens"} < told.keys()
+    assert {"valid_loss_nats", "lr", "gradient_norm", "tokens_per_second", "tokens", "devices"} < told.keys()
     assert read_events(tmp_path / "out") == told
 
 

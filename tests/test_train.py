@@ -199,6 +199,15 @@ def test_a_log_line_tells_the_speed_since_the_one_before(config: TrainConfig, sh
     assert not any("mfu" in row for row in told)  # a CPU has no peak that is known
 
 
+@pytest.mark.parametrize(("asked", "used"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_a_log_line_tells_what_its_speed_is_of(
+    asked: str, used: str, config: TrainConfig, shards: Shards, tmp_path: Path
+) -> None:
+    run(config.change(precision=asked), shards, tmp_path)
+    told = {(row["devices"], row["device"], row["precision"]) for row in metrics(tmp_path)}
+    assert told == {(1, "cpu", used)}
+
+
 def test_mfu_is_the_models_flops_a_second_over_the_devices() -> None:
     speed = Speed(flops_per_token=6 * 10**9, peak_flops=8 * 989e12, tokens=1000)
     found = speed.since(1000 + 10**6, 2.0)

@@ -1,5 +1,6 @@
 """Many processes, one training: who they are, what each of them reads, and what they agree on."""
 
+import json
 import os
 import time
 import warnings
@@ -29,6 +30,9 @@ SEEN_SECONDS = 90.0
 """After which a file that one machine has made is seen by another (NFS keeps what it knows of a folder for up to 60 s, by its
 default, acdirmax)."""
 
+ENDED = "lpanas ended"
+"""A key."""
+
 MEETING_SECONDS = 1800
 """How long the processes wait for each other at the start (torch's own default)."""
 
@@ -51,6 +55,8 @@ class World:
     """What words go over: gloo."""
     storage: dist.ProcessGroup | None = None
     """What checkpoints are agreed on over, in a thread of their own, whose messages must not cross the others'."""
+    ledger: dist.Store | None = None
+    """What outlives these processes when torchrun starts them again, and ends with it."""
 
     @property
     def is_first(self) -> bool:
@@ -105,6 +111,16 @@ class World:
         said = [value]
         dist.broadcast_object_list(said, 0, self.control)
         return said[0]
+
+    def end(self, text: str, code: int) -> None:
+        """Keep how these processes end, for those that torchrun starts after them: they would end alike."""
+        if self.ledger is not None and self.is_first:
+            self.ledger.set(ENDED, json.dumps([text, code]))
+
+    def ended(self) -> tuple[str, int] | None:
+        """How those before them ended, if by a mistake or because the training diverged."""
+        said = "" if self.ledger is None else _said(self.ledger, ENDED)
+        return tuple(json.loads(said)) if said else None
 
     def wait(self) -> None:
         """Until all are here."""
@@ -190,14 +206,15 @@ def joined() -> Generator[World]:
     rank, size, local_rank = (int(os.environ[name]) for name in names[:3])
     if local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
+    # without device_id, with which NCCL connects at once: for a training on CPUs, too, and in vain where a process has no GPU
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = next(rendezvous("env://"))[0]
-    store = dist.PrefixStore(_attempt(store, rank, size), store)
+    ledger = next(rendezvous("env://"))[0]
+    store = dist.PrefixStore(_attempt(ledger, rank, size), ledger)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     control, storage = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
     assert isinstance(control, dist.ProcessGroup)
     assert isinstance(storage, dist.ProcessGroup)
-    yield World(rank, size, local_rank, control, storage)
+    yield World(rank, size, local_rank, control, storage, ledger)
     dist.destroy_process_group()  # not after an error: the others may be gone, and the group's end waits for them
 
 

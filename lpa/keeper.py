@@ -141,7 +141,7 @@ def reached(path: Path, fingerprint: str) -> Reached:
 def is_of(path: Path, fingerprint: str) -> bool:
     """Whether a file or a folder that can be read is of a config and data."""
     try:
-        (sharded if sharded.is_whole(path) else checkpoint).reached(path, fingerprint)
+        (checkpoint_folder if checkpoint_folder.is_one(path) else checkpoint).reached(path, fingerprint)
     except UserError:
         return False
     return True

@@ -27,6 +27,8 @@ STOPPING = "stopping at the end of this step"
 def train(config: Path, out: Path | None, steps: int | None, settings: Sequence[str], logs: Logs) -> int:
     """Train by a config's file, `steps` more steps or all that are left; the exit code. Raises UserError."""
     with joined() as world:
+        if ended := world.ended():  # and torchrun has started it again
+            return _end(*ended, world)
         try:
             return _train(config, out or config.parent / "train", steps, settings, logs, world)
         except SharedMistakeError as mistake:
@@ -85,7 +87,9 @@ def _tell_epochs(epochs: float) -> None:
 
 
 def _end(text: str, code: int, world: World) -> int:
-    """Say it once; no process ends before it is said, as torchrun ends the others then."""
+    """Say it once; no process ends before it is said, as torchrun ends the others then. Those that it starts again end so, too,
+    as nothing tells it to start none."""
+    world.end(text, code)
     if world.is_first:
         print(f"lpanas: {text}", file=sys.stderr, flush=True)
     world.wait()

@@ -1,11 +1,10 @@
 """Programs that read what lpanas exports, each with its own packages: the tests run them as their users do."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from launching import output
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = """
@@ -19,6 +18,8 @@ def stand_in(name, **content):
 """
 """How a script begins that puts a module with no more than its content in the place of a large package (for GPUs, sound, faster
 loops) which the consumer imports at its start and does not need for what is tested here."""
+SECONDS = 300
+"""After which a script has failed; the longest takes a minute or so."""
 
 
 def consume(name: str, script: str, *args: object) -> str:
@@ -26,7 +27,5 @@ def consume(name: str, script: str, *args: object) -> str:
     packages = ROOT / ".venv" / "consumers" / name
     if not (packages / "installed").exists():
         pytest.skip(f"{name} is not installed: make .venv/consumers/{name}/installed")
-    environment = os.environ | {"PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([sys.executable, "-c", script, *map(str, args)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
+    environment = {"PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return output([sys.executable, "-c", script, *map(str, args)], SECONDS, **environment)

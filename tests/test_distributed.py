@@ -4,19 +4,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import distributed_parts
 import pytest
 import torch
+from launching import SECONDS, children, launched, lpanas_train, torchrun
 from lpanas.lpa import checkpoint_folder
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.distributed import World
@@ -26,59 +22,9 @@ from lpanas.lpa.train import TrainConfig, reached, train
 from lpanas.lpa.weights import load_hf
 from lpanas.search.hf_export import export_checkpoint
 
-CLOCK = ("seconds", "tokens_per_second", "devices")
-"""What is another with other processes."""
+CLOCK = ("seconds", "tokens_per_second", "devices", "device", "precision")
+"""Speed, and what it is of."""
 Rows = list[dict[str, Any]]
-SECONDS = 150
-"""After which a call has failed; one takes ten or so, most of them imports."""
-
-
-@contextmanager
-def launched(
-    processes: int, *words: object, restarts: int = 0, file_blocks: int | None = None
-) -> Generator[subprocess.Popen[str]]:
-    """`torchrun ...`, which has ended, with all of its processes, when the block has. file_blocks: of 512 bytes, the most of a
-    file."""
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    limit = [] if file_blocks is None else ["sh", "-c", f'ulimit -f {file_blocks} && exec "$0" "$@"']
-    command = [*limit, *agent, f"--max-restarts={restarts}", *map(str, words)]
-    mark = f"lpanas_launched={uuid4().hex}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default", **dict([mark.split("=")])}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment) as it:
-        try:
-            yield it
-            left = marked(mark)
-        finally:
-            for process in marked(mark):
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-    assert not left
-
-
-def marked(mark: str) -> list[int]:
-    """The living processes that have inherited a mark."""
-    found: list[int] = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if mark.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
-
-
-def children(process: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-
-
-def torchrun(processes: int, *words: object, file_blocks: int | None = None) -> tuple[int, str]:
-    """Exit code and all that was printed."""
-    with launched(processes, *words, file_blocks=file_blocks) as it:
-        text, _ = it.communicate(timeout=SECONDS)
-        return it.returncode, text
-
-
-def lpanas_train(path: Path, out: Path, *words: object) -> tuple[object, ...]:
-    return "--no-python", Path(sys.executable).with_name("lpanas"), "train", path, "--out", out, *words
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +44,7 @@ def path(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(out: Path) -> Rows:
-    """The lines of metrics.jsonl, without the clock and the number of processes."""
+    """The lines of metrics.jsonl, without their speed."""
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in CLOCK} for line in lines]
 
@@ -261,6 +207,19 @@ def test_a_training_goes_on_from_its_last_checkpoint_when_a_process_is_killed(
     assert told[again] % 10 == 1  # the step after a checkpoint
     assert told[again] > 1
     assert told[again - 1] - told[again] < 20
+
+
+@pytest.mark.slow
+def test_a_training_that_has_diverged_is_not_trained_again_when_torchrun_starts_it_again(path: Path, tmp_path: Path) -> None:
+    diverging = ("--set", "optim.lr=1e6", "--set", "optim.lr_rule=uniform", "--set", "optim.clip=null")
+    code, text = torchrun(2, *lpanas_train(path, tmp_path / "out", *diverging), restarts=1)
+    assert code != 0
+    lines = [line for line in text.splitlines() if line.startswith("lpanas: ")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("lpanas: training diverged: ")
+    assert "exitcode  : 1" in text
+    assert text.count("step 1 of 12") == 1
 
 
 @pytest.mark.slow

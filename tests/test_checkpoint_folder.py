@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lpanas.lpa import checkpoint
-from lpanas.lpa.checkpoint_folder import Writer, furthest, lack
+from lpanas.lpa.checkpoint_folder import Writer, furthest, lack, weights
 from lpanas.lpa.config import dump_yaml
 from lpanas.lpa.data import DataConfig, Shards
 from lpanas.lpa.distributed import World
@@ -171,6 +171,34 @@ def test_the_weights_of_a_damaged_folder_are_a_mistake_in_one_line_without_the_w
     assert done.stderr == ""
     line = rf"{nine}: not a checkpoint that can be read: \.metadata cannot be read: [^\n]*; remove it, [^\n]*\n"
     assert re.fullmatch(line, done.stdout)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")],
+        ),
+    ],
+)
+def test_a_checkpoint_is_of_the_step_at_which_it_was_begun_whatever_becomes_of_the_weights_meanwhile(
+    device: str, config: TrainConfig, world: World, tmp_path: Path
+) -> None:
+    model = build(config.model, torch.device(device), 1)
+    adamw = optimizer(model, config.optim)
+    before = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+    writer = Writer(tmp_path, "mine", model, adamw, world)
+    writer.begin(checkpoint.Reached(5))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    writer.finish()
+    writer.thread.shutdown()
+    after = weights(tmp_path / "checkpoint-000000005", config.model)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 def test_a_damaged_folder_that_lies_beyond_takes_no_whole_ones_place(

@@ -94,6 +94,13 @@ def compiled(call: Callable[Inputs, Tensor], backend: str) -> Callable[Inputs, T
     return torch.compile(call, backend=backend)
 
 
+def resolved(name: KernelsName, device: torch.device) -> KernelsName:
+    """What auto means on a device."""
+    if name != "auto":
+        return name
+    return "regions" if device.type == "cuda" and can_compile() else "plain"
+
+
 def products(layers: Sequence[nn.Module], x: Tensor, joins: bool) -> list[Tensor]:
     """Each layer's output. joins: the matrices that read x, dense ones and factors A, as one product: a GPU does one wide
     matmul in less time than several narrow ones. x: (..., d_in); layers: linear or low-rank."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import Config, Count
-from .kernels import JOINED, PLAIN, Kernels, KernelsName, can_compile, compiled, products, regions
+from .kernels import JOINED, PLAIN, Kernels, KernelsName, compiled, products, regions, resolved
 from .linear import FactorActivation, LowRankLinear, saves, torch_default_
 from .parts import is_part, put
 from .placement import ATTENTION, FFN, PROJECTIONS, Placement, resolve_rank
@@ -205,16 +206,23 @@ class Attention(nn.Module):
         self.kernels = PLAIN
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        batch, time, _ = x.shape
         q, k, v = products((self.q, self.k, self.v), x, self.kernels.joins)
-        q = q.view(batch, time, self.n_heads, -1).transpose(1, 2)  # (batch, heads, time, d_head)
-        k = k.view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
-        v = v.view(batch, time, self.n_kv_heads, -1).transpose(1, 2)
-        if angles is not None:
-            q, k = self.kernels.rotate_both(q, k, *angles)
-        grouped = self.n_kv_heads != self.n_heads
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-        return self.o(y.transpose(1, 2).reshape(batch, time, -1))
+        return self.o(attend(q, k, v, (self.n_heads, self.n_kv_heads), angles, self.kernels))
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, heads: tuple[int, int], angles: tuple[Tensor, Tensor] | None, kernels: Kernels
+) -> Tensor:
+    """What attention reads for each position. q: (batch, time, n_heads d_head), as the result; k, v: (batch, time, n_kv_heads
+    d_head); heads: n_heads and n_kv_heads; angles: see rotary, None without."""
+    (batch, time, _), (n_heads, n_kv_heads) = q.shape, heads
+    q = q.view(batch, time, n_heads, -1).transpose(1, 2)  # (batch, heads, time, d_head)
+    k = k.view(batch, time, n_kv_heads, -1).transpose(1, 2)
+    v = v.view(batch, time, n_kv_heads, -1).transpose(1, 2)
+    if angles is not None:
+        q, k = kernels.rotate_both(q, k, *angles)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=n_kv_heads != n_heads)
+    return y.transpose(1, 2).reshape(batch, time, -1)
 
 
 class FeedForward(nn.Module):
@@ -227,9 +235,14 @@ class FeedForward(nn.Module):
         self.kernels = PLAIN
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.down(F.relu(self.up(x)))
-        return self.down(self.kernels.swiglu(*products((self.gate, self.up), x, self.kernels.joins)))
+        return self.down(widen((self.up,) if self.gate is None else (self.gate, self.up), x, self.kernels))
+
+
+def widen(layers: Sequence[nn.Module], x: Tensor, kernels: Kernels) -> Tensor:
+    """silu(gate(x)) up(x), or relu(up(x)) of up alone. x: (..., d_model) -> (..., d_ff)."""
+    if len(layers) == 1:
+        return F.relu(layers[0](x))
+    return kernels.swiglu(*products(layers, x, kernels.joins))
 
 
 class Block(nn.Module):
@@ -302,8 +315,7 @@ class Decoder(nn.Module):
 
     def use(self, name: KernelsName, device: torch.device, backend: str = "inductor") -> None:
         """Compute with these kernels from now on. device: where; backend: torch.compile's."""
-        if name == "auto":
-            name = "regions" if device.type == "cuda" and can_compile() else "plain"
+        name = resolved(name, device)
         self.kernels = PLAIN if name == "plain" else JOINED if name == "model" else regions(backend)
         if isinstance(self.norm, Norm):
             self.norm.kernels = self.kernels

@@ -49,7 +49,7 @@ def open_shards(config: DataConfig, watch: Watch = unwatched) -> Shards:
         return shards
     found = parts(config, watch)
     content = _content(config, found)
-    folder = _cache() / content
+    folder = cache() / content
     if not folder.exists():
         _write(folder, content, config, found, watch)
     try:
@@ -198,5 +198,6 @@ def _batches(found: Iterable[tuple[str, Piece]]) -> Iterator[tuple[str, list[Pie
         yield of, held
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder of what is kept from one call to the next."""
     return Path(os.environ.get("LPANAS_CACHE") or Path.home() / ".cache" / "lpanas")

@@ -239,12 +239,12 @@ def step(
     return loss, norm
 
 
-def gradient_norm(model: Decoder) -> Tensor:
+def gradient_norm(model: nn.Module) -> Tensor:
     """Of the whole gradient."""
     return nn.utils.get_total_norm(one.grad for one in model.parameters() if one.grad is not None)
 
 
-def update(model: Decoder, adamw: torch.optim.AdamW, config: TrainConfig, share: float, norm: Tensor) -> None:
+def update(model: nn.Module, adamw: torch.optim.AdamW, config: TrainConfig, share: float, norm: Tensor) -> None:
     """From a batch's gradient to new weights; the gradient is gone then. share: of the peak rate; norm: the gradient's."""
     if config.optim.clip is not None:
         nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip, norm)

@@ -56,10 +56,12 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
     with folder.held(place), live.written(place) as write:
         setup = Setup(loaded.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, loaded.search) as executor:
-            from . import screen, study, terminal
+            from . import screen, study, terminal, timetable
 
+            loaded = timetable.of(loaded, place, executor)
             study_of = folder.driven(place, loaded, shards.content, storage)
             with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
+                timetable.keep(loaded, place, ledger)
 
                 def watch(state: study.State) -> None:
                     state.stopping = interrupt.signal != 0

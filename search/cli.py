@@ -271,12 +271,15 @@ def show(
         Path | None,
         typer.Option(metavar="PAGE", help="Draw the scale of a space's activations at four widths."),
     ] = None,
+    step_times: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure a step of the space's target here, for target.step_times.")
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Say what a space or a config would run and cost, or what a study has found."""
     from . import showing
 
-    showing.show(what, coordinates, settings or [])
+    showing.show(what, coordinates, step_times, settings or [])
 
 
 @app.command()

@@ -60,7 +60,7 @@ class ArmResult:
     body_params: int
     flops_per_token: int
     """Of what was trained, as body_params is."""
-    target_costs: dict[str, int]
+    target_costs: dict[str, int | float]
     tried: tuple[Tried, ...]
     """Ascending rates."""
     lr: float | None

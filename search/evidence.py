@@ -10,7 +10,9 @@ from ..lpa.model import ModelConfig
 from .confirmation import Confirmation
 from .proxy import Record
 from .results import Results
+from .space import STEP_SECONDS
 from .stored import read_space
+from .summary import step_times
 from .variants import Variant, variants
 from .verdict import last_verdict
 from .widths import kept
@@ -76,6 +78,11 @@ class Evidence:
     """Of this model and of dense."""
     ladder: tuple[str, ...]
     """What it says of other sizes."""
+    step_seconds: float | None
+    """Of a training step at the space's target, where it is a cost: the sum of measured pieces."""
+    dense_step_seconds: float | None
+    step_times: str
+    """On what they were measured."""
     unread: str
     """Why the verdict cannot be read, if it cannot."""
 
@@ -108,6 +115,9 @@ def evidence(found: Results, record: Record, out: Path) -> Evidence:
         comparisons=tuple(of_record(confirmed, found, record)) if confirmed else (),
         swept=tuple(_swept(confirmed, found, record)) if confirmed else (),
         ladder=tuple(ladder(verdict, step) for step in verdict.ladder) if verdict else (),
+        step_seconds=record.costs.get(STEP_SECONDS),
+        dense_step_seconds=found.space.dense_costs.get(STEP_SECONDS),
+        step_times=step_times(found.space),
         unread=unread,
     )
 
@@ -174,8 +184,15 @@ def words(its: Evidence) -> list[str]:
     return [
         f"{loss}{delta}{told} after {its.tokens:,} tokens at d_model {its.proxy_d_model}, {its.proxy_layers} layers; {seeds}.",
         f"Smallest difference that single runs of the proxy resolve: {noise}.",
+        *_timed(its),
         *_confirmed(its),
     ]
+
+
+def _timed(its: Evidence) -> list[str]:
+    if its.step_seconds is None or its.dense_step_seconds is None:
+        return []
+    return [f"A step takes {its.step_seconds:.4g} s, x {its.step_seconds / its.dense_step_seconds:.3f} dense. {its.step_times}"]
 
 
 def _confirmed(its: Evidence) -> list[str]:

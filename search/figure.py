@@ -13,7 +13,12 @@ from .results import Results
 from .space import Space
 
 LOSS = "validation loss of the proxy (loss_nats)"
-COSTS = {"flops_per_token": "training FLOPs a token", "params": "parameters", "memory_bytes": "training memory"}
+COSTS = {
+    "flops_per_token": "training FLOPs a token",
+    "params": "parameters",
+    "memory_bytes": "training memory",
+    "step_seconds": "time of a step",
+}
 """What each cost is called."""
 SHARES = {cost: f"{words} at the target,<br>share of dense ({cost})" for cost, words in COSTS.items()}
 """The title of each cost's axis."""

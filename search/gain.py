@@ -10,7 +10,7 @@ import numpy as np
 from ..lpa.placement import parse_rank
 from .pareto import non_dominated
 from .proxy import Known
-from .space import Candidate, Space
+from .space import Candidate, Costs, Space
 from .surrogate import expected_gain, fit, foretell
 
 POOL = 1024
@@ -162,5 +162,5 @@ def _halvings(choice: str) -> float:
     return 0.0 if rank is None else -float(np.log2(float(rank)))
 
 
-def _costs(space: Space, costs: Mapping[str, int]) -> list[float]:
+def _costs(space: Space, costs: Costs) -> list[float]:
     return [float(costs[name]) for name in space.objectives if name != "loss_nats"]

@@ -19,6 +19,7 @@ PANELS = {
     "flops_per_token": "<b>FLOPs</b><br>of dense",
     "params": "<b>params</b><br>of dense",
     "memory_bytes": "<b>memory</b><br>of dense",
+    "step_seconds": "<b>step time</b><br>of dense",
 }
 """What a panel's axis is called: four of them are as wide as a phone."""
 SIGNS = {"+": ("#E69F00", "▲"), "-": ("#56B4E9", "▼"), "": ("#999999", "")}

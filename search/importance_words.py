@@ -10,7 +10,13 @@ from .importance_rows import APART, MOST
 from .readable import guessing
 from .results import Results
 
-WORDS = {"loss_nats": "loss", "flops_per_token": "FLOPs", "params": "params", "memory_bytes": "memory"}
+WORDS = {
+    "loss_nats": "loss",
+    "flops_per_token": "FLOPs",
+    "params": "params",
+    "memory_bytes": "memory",
+    "step_seconds": "step time",
+}
 NAMED = 8
 """Choices that a sentence names (assumption)."""
 

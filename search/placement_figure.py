@@ -80,7 +80,8 @@ def saved_words(found: Results, record: Record) -> str:
     parts: list[str] = []
     for name, dense in found.space.dense_costs.items():
         less = dense - record.costs[name]
-        what = "bytes of training memory" if name == "memory_bytes" else COSTS[name]
-        parts.append(f"{abs(less):,} {what} ({abs(less) / dense:.1%}) {'saved' if less >= 0 else 'more'}")
+        what = {"memory_bytes": "bytes of training memory", "step_seconds": "seconds of a step"}.get(name, COSTS[name])
+        amount = f"{abs(less):.4g}" if name == "step_seconds" else f"{abs(less):,}"
+        parts.append(f"{amount} {what} ({abs(less) / dense:.1%}) {'saved' if less >= 0 else 'more'}")
     width = f" after an FFN wider by {wider:,} (d_ff {record.target.d_ff:,})" if wider else ""
     return f"Against the dense target{width}: {', '.join(parts)}."

@@ -67,7 +67,7 @@ class Job(Config):
     model: ModelConfig
     """The proxy."""
     target: ModelConfig
-    costs: dict[str, int]
+    costs: dict[str, int | float]
     """At the target, by name."""
     feasible: bool = True
     """Whether the costs keep to the space's limits (only arms and listed placements are trained when they do not)."""

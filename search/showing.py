@@ -1,28 +1,30 @@
 """What `lpanas show` does: what would run and what it would cost, or what was found or trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..lpa.config import UserError, read_yaml
-from . import terminal
+from . import terminal, timetable
 from .folder import study_in
 from .ledger import CONFIRM
 from .presets import load_config, load_space
 from .space import Space
 
 
-def show(what: str, coordinates: Path | None, settings: Sequence[str]) -> None:
+def show(what: str, coordinates: Path | None, step_times: Path | None, settings: Sequence[str]) -> None:
     """Of a study's folder, a target's folder of exported configs, a training's config or a space. coordinates: the page for a
-    space's. Raises UserError."""
-    path = Path(what)
+    space's; step_times: the file for the seconds of its target's pieces, which are measured. Raises UserError."""
+    path, files = Path(what), {"--coordinates": coordinates, "--step-times": step_times}
     if path.is_dir():
-        _refuse(what, "a study has run", {"--coordinates": coordinates, "--set": settings})
+        _refuse(what, "a study has run", files | {"--set": settings})
         _show_folder(path)
     elif path.is_file() and "vary" not in read_yaml(path):
-        _refuse(what, "a training's config names one model", {"--coordinates": coordinates})
+        _refuse(what, "a training's config names one model", files)
         terminal.print_config(load_config(path, settings))
     else:
         space = load_space(what, settings)
+        if step_times is not None:
+            space = timetable.measured_into(step_times, space)
         if coordinates is not None:
             from .page import check_place  # plotly comes with it
 
@@ -32,7 +34,7 @@ def show(what: str, coordinates: Path | None, settings: Sequence[str]) -> None:
             _draw_coordinates(space, coordinates)
 
 
-def _refuse(what: str, why: str, options: dict[str, object]) -> None:
+def _refuse(what: str, why: str, options: Mapping[str, object]) -> None:
     """Raises UserError when an option is given that would do nothing."""
     for name, value in options.items():
         if value:

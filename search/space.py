@@ -10,19 +10,25 @@ from random import Random
 from typing import Annotated, Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_validator
 
 from ..lpa.config import Config, first_mistake, nearest
 from ..lpa.cost import Rebalance, cost, rebalance
 from ..lpa.linear import FactorActivation
 from ..lpa.model import ModelConfig
 from ..lpa.placement import ATTENTION, FFN, Placement, Rank, parse_projections, parse_rank, rank_text
+from ..lpa.step_table import StepTable
 from ..lpa.train import TrainConfig
 from .budget import Budget, Listed, RankChoice, check_groups
 from .protocol import Protocol
 from .rungs import rung_steps
 
-COSTS = ("flops_per_token", "params", "memory_bytes")
+FORMULAS = ("flops_per_token", "params", "memory_bytes")
+"""Costs that are known of any model."""
+STEP_SECONDS = "step_seconds"
+"""The one that is measured."""
+COSTS = (*FORMULAS, STEP_SECONDS)
+Costs = Mapping[str, int | float]
 LIMIT = r"(\d+\.?\d*(?:[eE][-+]?\d+)?)(?: ?x ?dense)?"
 ENUMERATED = 4096
 """Spaces up to this size are looked at point by point, larger ones by this many random points."""
@@ -90,6 +96,9 @@ class Target(Config):
     """Sequences in one forward pass; decides memory_bytes."""
     batch_size: Annotated[int, Field(gt=0)] = 128
     """Sequences a step (128 x 1024 tokens: as many as the LPA 130M setting's 512 x 256)."""
+    step_times: str | None = None
+    """Where step_seconds is a cost: a file of `lpanas show SPACE --step-times FILE`, made on the device whose seconds count.
+    Measured when the search begins, on a device like the one that it trains on, when left out."""
     tokens_per_param: Annotated[float, Field(gt=0)] = 20.0
     """Training tokens for each parameter of the dense target (20: Hoffmann et al., arXiv 2203.15556)."""
 
@@ -111,12 +120,17 @@ class Space(Config):
     target: Target
     vary: Vary
     arms: Arms = Arms()
-    objectives: tuple[Literal["loss_nats", "flops_per_token", "params", "memory_bytes"], ...] = ("loss_nats", "flops_per_token")
-    """Minimised together; loss_nats first, then the target's costs."""
+    objectives: tuple[Literal["loss_nats", "flops_per_token", "params", "memory_bytes", "step_seconds"], ...] = (
+        "loss_nats",
+        "flops_per_token",
+    )
+    """Minimised together; loss_nats first, then the target's costs. step_seconds: of a training step, measured."""
     limits: dict[str, Limit] = {}
     """Largest cost of a candidate at the target: `params: 1.0 x dense`, or a number. Not trained when above it."""
     search: Budget = Budget()
     confirm: Protocol = Protocol()
+    step_times: Annotated[InstanceOf[StepTable] | None, Field(exclude=True)] = None
+    """The seconds of the target's pieces, once they are known; not of the YAML (see timetable.py)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -137,6 +151,8 @@ class Space(Config):
         for name in self.limits:
             if name not in COSTS:
                 raise ValueError(f"limits.{name}: unknown cost, {nearest(name, COSTS)}")
+        if self.target.step_times is not None and not self.asks_step_seconds:
+            raise ValueError("target.step_times: step_seconds is neither among the objectives nor among the limits")
         self._check_search()
         self._check_feasible()
         if self.confirm.seeds.offset < self.search.noise_seeds:
@@ -194,9 +210,14 @@ class Space(Config):
         assert factor is not None
         return float(factor[1]) * (self.dense_costs[name] if "dense" in self.limits[name] else 1)
 
-    def broken(self, costs: Mapping[str, int]) -> list[str]:
-        """The limits that are broken at such costs."""
-        return [name for name in self.limits if costs[name] > self.limit(name)]
+    @property
+    def asks_step_seconds(self) -> bool:
+        """Whether step_seconds is an objective or has a limit."""
+        return STEP_SECONDS in self.objectives or STEP_SECONDS in self.limits
+
+    def broken(self, costs: Costs) -> list[str]:
+        """The limits that are broken at such costs, as far as these are known (see costs)."""
+        return [name for name in self.limits if name in costs and costs[name] > self.limit(name)]
 
     def _check_feasible(self) -> None:
         probes = chain(self.corners(), islice(self.drawn(Random(self.seed)), PROBED))
@@ -205,7 +226,7 @@ class Space(Config):
             raise ValueError(f"limits: no candidate of the space keeps to {limits}")
 
     @cached_property
-    def dense_costs(self) -> dict[str, int]:
+    def dense_costs(self) -> dict[str, int | float]:
         """The dense target's cost by name."""
         return self.costs(self.target.model)
 
@@ -310,10 +331,13 @@ class Space(Config):
         costs = self.costs(models[1])
         return Candidate(params, models[0], models[1], costs, not self.broken(costs))
 
-    def costs(self, target: ModelConfig) -> dict[str, int]:
-        """What a target costs, by name."""
+    def costs(self, target: ModelConfig) -> dict[str, int | float]:
+        """What a target costs, by name; step_seconds once its pieces were measured."""
         figures = cost(target, self.target.microbatch).asdict()
-        return {name: figures[name] for name in COSTS}
+        found: dict[str, int | float] = {name: figures[name] for name in FORMULAS}
+        if self.step_times is not None:
+            found[STEP_SECONDS] = self.step_times.step_seconds(target, self.target.model.d_ff, self.target.batch_size)
+        return found
 
 
 @dataclass(frozen=True)
@@ -324,7 +348,7 @@ class Candidate:
     """The point, or nothing for an arm that lies outside of the space."""
     proxy: ModelConfig
     target: ModelConfig
-    costs: dict[str, int]
+    costs: dict[str, int | float]
     """At the target, by name."""
     feasible: bool
     """Whether the costs keep to the space's limits."""

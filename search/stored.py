@@ -6,8 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 from ..lpa.config import UserError, one_line, read_yaml
+from . import timetable
 from .folder import DATABASE, RECORDS, SPACE, WORDS, storage_url, study_in
-from .ledger import open_ledger
+from .ledger import SEARCH, open_ledger
 from .presets import parse_space
 from .proxy import Record
 from .space import Space
@@ -19,6 +20,7 @@ def read_folder(folder: Path, url: str | None, of: str) -> tuple[Space, list[Rec
     space, (name, kind) = read_space(folder), study_in(folder, url)
     if kind != of:
         raise UserError(f"{folder}: holds a {WORDS[kind]}; expected a {WORDS[of]}")
+    space = timetable.kept(space, folder) if of == SEARCH else space
     if url or (folder / DATABASE).exists():
         with closing(open_ledger(space, url or storage_url(folder), name, of=of, create=False)) as ledger:
             return space, [record for kind in ledger.studies for record in ledger.records(kind)]

@@ -25,7 +25,20 @@ def searched(space: Space) -> str:
     return (
         f"Searched: {space.size:,} points, ranks of {ranks}{bands}{more}. "
         f"Proxy: {_shape(proxy.model)}, {proxy.tokens:,} tokens of {proxy.data.name}. "
-        f"Target: {_shape(target)}, {dense['params']:,} params when dense."
+        f"Target: {_shape(target)}, {dense['params']:,} params when dense. {step_times(space)}".rstrip()
+    )
+
+
+def step_times(space: Space) -> str:
+    """What step_seconds are the sum of, and on what it was measured; nothing where they are no cost."""
+    if space.step_times is None:
+        return ""
+    its = space.step_times.under
+    threads = f", {its.threads} thread{'s' * (its.threads > 1)}" if its.threads else ""
+    return (
+        f"step_seconds: a step of {space.target.batch_size} x {its.context} tokens of the target (dense: "
+        f"{space.dense_costs['step_seconds']:.4g} s), the sum of its pieces; {len(space.step_times.pieces)} different ones "
+        f"were measured on {its.device}{threads}: microbatch {its.microbatch}, {its.precision}, torch {its.torch}."
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..lpa.cost import cost
 from ..lpa.train import Progress, TrainConfig, is_bfloat16
-from . import characters, compare_words, outcome_words, summary, wording
+from . import characters, compare_words, outcome_words, summary, timetable, wording
 from .budget import ARMS
 from .compare import Comparison
 from .compare_rows import study_rows, winner_rows
@@ -20,7 +20,7 @@ from .outcomes import Outcome
 from .outlook import outlook
 from .proxy import Record
 from .results import Results
-from .space import Space
+from .space import STEP_SECONDS, Space
 
 WIDTH = 120
 """Columns where there is no terminal to ask."""
@@ -40,7 +40,8 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
     rows = _rows(found)
     if rows:
         console.print(_records(found, rows))
-    for line in [*_left_out(found, rows), summary.ended(found), summary.winner(found), summary.belief(found)]:
+    said = [summary.ended(found), summary.winner(found), summary.belief(found), summary.step_times(found.space)]
+    for line in filter(None, [*_left_out(found, rows), *said]):
         console.print(line, markup=False)
     for name, path in paths.items():
         console.print(f"{name}: {path}", markup=False)
@@ -168,16 +169,27 @@ def print_space(space: Space) -> None:
     figures = cost(proxy.model, proxy.microbatch or proxy.batch_size, 4)
     total = planned * proxy.tokens * figures.flops_per_token
     console.print(f"  {planned} runs, at most {total:.3g} training FLOPs in all; a dense run {figures.params:,} params")
-    table = _table("arm", "params", "flops_per_token", "memory_bytes", "ranks of the proxy", "placement of the target")
+    seconds = [STEP_SECONDS] if space.step_times else []
+    table = _table(
+        "arm", "params", "flops_per_token", "memory_bytes", *seconds, "ranks of the proxy", "placement of the target"
+    )
     for name in ARMS:
         candidate = space.arm(name)
-        figures = cost(candidate.target, space.target.microbatch)
-        ranks = candidate.proxy.ranks_text
-        table.add_row(name, *_figures(figures.asdict()), ranks, candidate.target.placement.text)
+        took = [f"{candidate.costs[STEP_SECONDS]:.4g} s" for _ in seconds]
+        table.add_row(name, *_figures(candidate.costs), *took, candidate.proxy.ranks_text, candidate.target.placement.text)
     console.print(table)
+    if space.asks_step_seconds:
+        console.print(summary.step_times(space) or _unmeasured(space), markup=False)
     for name, limit in space.limits.items():
         console.print(f"limit: {name} at most {limit}", markup=False)
     console.print(f"confirm: {outlook(space)}", markup=False)
+
+
+def _unmeasured(space: Space) -> str:
+    if space.target.step_times is not None:
+        return f"step_seconds: by {space.target.step_times}"
+    count = len(timetable.asked(space))
+    return f"step_seconds: {count} pieces of a step are measured when the search begins, but for those that were before"
 
 
 def print_config(config: TrainConfig) -> None:
@@ -232,14 +244,14 @@ def print_progress(progress: Progress, steps: int) -> None:
     )
 
 
-def _figures(figures: dict[str, int]) -> list[str]:
+def _figures(figures: Mapping[str, int | float]) -> list[str]:
     return [f"{figures['params']:,}", f"{figures['flops_per_token']:,}", f"{figures['memory_bytes'] / 2**30:.2f} GiB"]
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        figures = name.startswith(("loss", "against", "flops", "params", "memory", "d_ff"))
+        figures = name.startswith(("loss", "against", "flops", "params", "memory", "step_seconds", "d_ff"))
         last = name.startswith("placement")
         table.add_column(name, justify="right" if figures else "left", no_wrap=not last, overflow="fold")
     return table

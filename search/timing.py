@@ -1,22 +1,19 @@
 """Steps of the target timed, and each arm's FFN made as wide as takes the dense arm's time: in a process of its own, on the
 device that runs train on. The driver never touches a GPU."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import torch
 
-from ..lpa.config import Config, UserError, one_line
+from ..lpa.config import Config, UserError
 from ..lpa.cost import cost, rebalance
 from ..lpa.model import ModelConfig
 from ..lpa.step_time import Stepper
 from ..lpa.train import TrainConfig, is_bfloat16
-from . import nursery
+from .apart import Say, Work, apart
 from .equal_time import FIRST, SECONDS, Grid, Pair, Ratio, equal_width, measure
-from .executor import EXIT_SECONDS, begin_work, cause_of, gpu_of
 from .protocol import WITHIN
-from .proxy import device_name, is_out_of_memory
+from .proxy import device_name
 
 WHERE = "confirm.matches: step_seconds"
 
@@ -66,59 +63,18 @@ class Timings(Config):
     arms: dict[str, Timed]
 
 
-@dataclass(frozen=True)
-class Refused:
-    """It cannot be measured: why, in a line."""
-
-    line: str
-
-
-Say = Callable[[str], object]
-
-
 def measured(task: Task, say: Say) -> Timings:
     """Measure in a fresh process. say: hears in a line how far it is. Raises UserError when it cannot be done here."""
-    nursery.start()
-    ours, theirs = nursery.CONTEXT.Pipe()
-    lease = gpu_of(0) if task.config.device == "cuda" else None
-    process = nursery.CONTEXT.Process(target=_work, args=(theirs, task, lease), name="lpanas timing", daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        while True:
-            message: str | Refused | Timings = ours.recv()
-            if isinstance(message, Timings):
-                return message
-            if isinstance(message, Refused):
-                raise UserError(f"{WHERE}: {message.line}")
-            say(message)
-    except (EOFError, OSError):
-        process.join(EXIT_SECONDS)
-        raise UserError(f"{WHERE}: the process that measures it ended ({cause_of(process.exitcode)})") from None
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
+    return apart(Work(WHERE, timings, _too_large), task, say, task.config.device == "cuda", task.threads)
 
 
-def _work(pipe: Connection, task: Task, lease: str | None) -> None:
-    """The process's life. lease: the GPU that it may see, or none."""
-    begin_work(lease, task.threads)
-    try:
-        pipe.send(timings(task, pipe.send))
-    except UserError as error:
-        pipe.send(Refused(str(error)))
-    except (MemoryError, RuntimeError) as error:
-        pipe.send(Refused(_too_large(task, error) if is_out_of_memory(error) else one_line(error)))
-
-
-def _too_large(task: Task, error: BaseException) -> str:
+def _too_large(task: Task, error: str) -> str:
     config = task.config
     recomputes = config.activation_checkpointing
     size = cost(config.model, config.microbatch or config.batch_size, recomputes=recomputes).memory_bytes
     return (
         f"the dense target and an arm of it do not fit in memory together ({size / 2**30:.1f} GiB for the dense one; "
-        f"{one_line(error, 100)}); a smaller target.microbatch or a larger device is needed"
+        f"{error}); a smaller target.microbatch or a larger device is needed"
     )
 
 

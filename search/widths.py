@@ -1,23 +1,22 @@
 """Equal step_seconds in a confirmation: which widths it asks for, the file in its folder that keeps them, and when they are
 measured: once, before any run."""
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from rich.console import Console
 
 from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
 from ..lpa.model import ModelConfig
 from . import timing
+from .apart import Say, measuring
 from .equal_time import COVERAGE
 from .ledger import CONFIRM, Ledger
 from .protocol import WITHIN
 from .space import Space
-from .timing import Say, Task, Timings
+from .timing import Task, Timings
 from .variants import STEP_SECONDS, low_rank_targets
 
 FILE = "step_seconds.json"
@@ -96,7 +95,7 @@ def of(space: Space, folder: Path, place: Place, measure: Measure = timing.measu
     proxy, target = space.proxy, space.target
     micro = target.microbatch
     config = proxy.change(model=target.model, batch_size=target.batch_size, microbatch=micro, device=asked.device)
-    with _progress() as say:
+    with measuring("step_seconds") as say:
         measured = measure(Task(config, arms, place.threads, WITHIN), say)
     return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=measured)
 
@@ -159,14 +158,3 @@ def _checked(path: Path, found: StepSeconds, asked: Asked) -> StepSeconds:
     if missing := sorted(set(asked.arms) - set(found.widths)):
         raise UserError(f"{path}: no width of '{missing[0]}'")
     return found
-
-
-@contextmanager
-def _progress() -> Generator[Say]:
-    """A line on a terminal that says how far it is; silence elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda line: None
-        return
-    with console.status("measuring step_seconds") as shown:
-        yield lambda line: shown.update(f"measuring step_seconds: {line}")

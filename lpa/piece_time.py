@@ -1,0 +1,197 @@
+"""A piece of a training step built, computed and timed: forward and backward pass, as the training loop has them."""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median, quantiles
+
+import torch
+from torch import Tensor, nn
+
+from .config import Config, UserError
+from .kernels import PLAIN, Kernels, products, regions, resolved
+from .linear import FactorActivation, LowRankLinear
+from .model import Block, ModelConfig, attend, build, rotary, widen
+from .pieces import Attend, Ends, Layer, Piece, Project, Stream, Update, Widen
+from .step_time import timed
+from .train import TrainConfig, accumulate, autocast, gradient_norm, is_bfloat16, update
+
+COPIES = 4
+"""Of a piece, computed one after the other as those of different layers are: weights come from memory, not from a cache, and
+the autograd engine is started once for all (at most as many as there are layers)."""
+ROUNDS, SECONDS, MOST = 8, 0.5, 100
+"""A piece is measured so often, and on until it took so many seconds or was measured MOST times (assumption)."""
+UPDATED = 2**24
+"""Parameters that are updated together, at most, when an update is measured; and TENSORS tensors."""
+TENSORS = 64
+
+
+Passed = Project | Widen | Attend | Stream
+"""Pieces that something is passed through, on the way forward and on the way back."""
+
+
+Call = Callable[[list[Tensor]], list[Tensor]]
+
+
+class PieceTime(Config):
+    """What a piece takes, seconds: medians."""
+
+    first: float
+    """Forward and backward pass of a step's first microbatch, which makes the gradient; the update, of an Update."""
+    more: float
+    """Of a further one, which adds to it."""
+    n: int
+    """Measurements."""
+    spread: float
+    """Of both together: the distance of their quartiles, as a share of the median."""
+
+
+Parts = tuple[Callable[[], None], Callable[[], None], Callable[[], None], int]
+"""What comes before a round, which does not count; the first microbatch; a further one; how many copies of the piece they
+compute."""
+
+
+def piece_time(piece: Piece, config: TrainConfig) -> PieceTime:
+    """Measure a piece in this process. config: the dense target's training. Raises UserError for kernels that compile more
+    than a piece."""
+    device = config.resolve_device()
+    before, first, more, copies = parts(piece, config, device)
+    for _ in range(2):
+        before(), first(), more()
+    taken = list[tuple[float, float]]()
+    while len(taken) < ROUNDS or (sum(map(sum, taken)) < SECONDS and len(taken) < MOST):
+        before()
+        one, other = timed(device, [first, more])
+        taken.append((one, other))
+    both = [one + other for one, other in taken]
+    low, middle, high = quantiles(both, n=4)
+    one, other = (median(side) / copies for side in zip(*taken, strict=True))
+    return PieceTime(first=one, more=0.0 if isinstance(piece, Update) else other, n=len(taken), spread=(high - low) / middle)
+
+
+def parts(piece: Piece, config: TrainConfig, device: torch.device) -> Parts:
+    """What is timed of a piece."""
+    if isinstance(piece, Update):
+        return _updates(piece, config, device)
+    if isinstance(piece, Ends):
+        return _ends(config, device)
+    return _passes(piece, config, device)
+
+
+def kernels_of(config: TrainConfig, device: torch.device) -> Kernels:
+    """What pieces are computed with. Raises UserError where they are compiled together."""
+    name = resolved(config.kernels, device)
+    if name in ("blocks", "model"):
+        raise UserError(f"kernels: a step compiled by {name} is no sum of pieces, expected plain, regions or auto")
+    return PLAIN if name == "plain" else regions("inductor")
+
+
+class _Copy:
+    """One of a piece's copies: its modules, what they read, and the gradient that comes back to them."""
+
+    def __init__(self, piece: Passed, config: TrainConfig, device: torch.device) -> None:
+        kernels, self.autocast = kernels_of(config, device), partial(autocast, config, device)
+        self.modules = _modules(piece, config.model, kernels).to(device)
+        reads = torch.bfloat16 if is_bfloat16(config, device) and not piece.casts else torch.float32
+        shape = (config.microbatch or config.batch_size, config.model.context)
+        self.inputs = [torch.randn(*shape, width, device=device).to(reads).requires_grad_() for width in piece.reads]
+        self.call = _call(piece, config.model, self.modules, kernels, device)
+        with self.autocast():
+            self.gradients = [torch.randn_like(result) for result in self.compute()]
+
+    def compute(self) -> list[Tensor]:
+        """What the piece writes."""
+        return self.call(self.inputs)
+
+
+def _modules(piece: Passed, config: ModelConfig, kernels: Kernels) -> nn.ModuleList:
+    if isinstance(piece, Stream):
+        return nn.ModuleList([_between(config, kernels)])
+    return (
+        nn.ModuleList() if isinstance(piece, Attend) else nn.ModuleList(_built(one, piece.activation) for one in piece.layers)
+    )
+
+
+def _built(layer: Layer, activation: FactorActivation) -> nn.Module:
+    if layer.rank:
+        return LowRankLinear(layer.d_in, layer.d_out, layer.rank, activation, layer.bias)
+    return nn.Linear(layer.d_in, layer.d_out, bias=layer.bias)
+
+
+def _between(config: ModelConfig, kernels: Kernels) -> Block:
+    """A block whose sublayers give what they are given."""
+    block = Block(config.change(n_layers=1, placement="dense"), 0)
+    block.add_module("attention", _Nothing())
+    block.add_module("ffn", _Nothing())
+    block.use(kernels, whole=False, backend="inductor")
+    return block
+
+
+class _Nothing(nn.Module):
+    def forward(self, x: Tensor, *_: object) -> Tensor:
+        return x
+
+
+def _call(piece: Passed, config: ModelConfig, modules: nn.ModuleList, kernels: Kernels, device: torch.device) -> Call:
+    """What the piece computes of its inputs."""
+    layers = list(modules)
+    if isinstance(piece, Widen):
+        return lambda read: [widen(layers, read[0], kernels)]
+    if isinstance(piece, Project):
+        return lambda read: products(layers, read[0], kernels.joins)
+    if isinstance(piece, Stream):
+        return lambda read: [layers[0](read[0], None)]
+    heads, angles = (piece.n_heads, piece.n_kv_heads), rotary(config, config.context, device) if piece.rotary else None
+    return lambda read: [attend(read[0], read[1], read[2], heads, angles, kernels)]
+
+
+def _passes(piece: Passed, config: TrainConfig, device: torch.device) -> Parts:
+    copies = [_Copy(piece, config, device) for _ in range(min(COPIES, config.model.n_layers))]
+    inputs = [one for copy in copies for one in copy.inputs]
+
+    def forget() -> None:
+        for one in inputs:
+            one.grad = None
+
+    def before() -> None:
+        for copy in copies:
+            copy.modules.zero_grad(set_to_none=True)
+        forget()
+
+    def compute() -> None:
+        with copies[0].autocast():
+            results = [copy.compute() for copy in copies]
+        torch.autograd.backward([one for its in results for one in its], [one for copy in copies for one in copy.gradients])
+        forget()  # what flows on to the piece before it is not added up
+
+    return before, compute, compute, len(copies)
+
+
+def _ends(config: TrainConfig, device: torch.device) -> Parts:
+    """A decoder without blocks."""
+    model = build(config.model.change(n_layers=1, placement="dense"), device, seed=0)
+    model.blocks = nn.ModuleList()
+    model.use(config.kernels, device)
+    micro = config.microbatch or config.batch_size
+    tokens = torch.randint(config.model.vocab_size, (2, micro, config.model.context), device=device)
+    one = config.change(batch_size=micro)
+
+    def compute() -> None:
+        accumulate(model, tokens[0], tokens[1], one)
+
+    return lambda: model.zero_grad(set_to_none=True), compute, compute, 1
+
+
+def _updates(piece: Update, config: TrainConfig, device: torch.device) -> Parts:
+    """Of many tensors at once. Clipping takes its own share of the time."""
+    count = max(1, min(TENSORS, UPDATED // piece.size))
+    model = nn.ParameterList([nn.Parameter(torch.randn(piece.size, device=device)) for _ in range(count)])
+    gradients = [torch.randn(piece.size, device=device) for _ in range(count)]
+    adamw = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    for group in adamw.param_groups:
+        group["peak_lr"] = 0.0
+
+    def before() -> None:
+        for parameter, gradient in zip(model, gradients, strict=True):
+            parameter.grad = gradient
+
+    return before, lambda: update(model, adamw, config, share=0.0, norm=gradient_norm(model)), lambda: None, count

@@ -1,0 +1,286 @@
+"""A training step as pieces that are computed one after the other: which ones a model has, and how often each."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .linear import FactorActivation, matmul_params
+from .model import ModelConfig
+
+WIDEN_BY = 2**0.25
+"""From one width of the FFN that is measured to the next: 1, 1.19, 1.41, ... times the dense one. In between a line
+(assumption, checked on whole steps by tests/benchmarks/step_table.py)."""
+WIDTH_MULTIPLE = 64
+"""Widths that are measured, but for the dense one, are multiples of this, as a matmul of another width takes another time."""
+GROW_BY = 4
+"""From one size of a weight whose update is measured to the next."""
+
+
+@dataclass(frozen=True, order=True)
+class Layer:
+    """A projection."""
+
+    d_in: int
+    d_out: int
+    rank: int = 0
+    """0: dense."""
+    bias: bool = False
+
+    @property
+    def key(self) -> str:
+        """As text."""
+        rank = f" rank {self.rank}" if self.rank else ""
+        return f"{self.d_in}>{self.d_out}{rank}{' bias' if self.bias else ''}"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of its weights."""
+        factors = (self.d_in * self.rank, self.rank * self.d_out) if self.rank else (self.d_in * self.d_out,)
+        return (*factors, self.d_out) if self.bias else factors
+
+
+@dataclass(frozen=True)
+class Project:
+    """Projections that read one input: q, k and v; o; down."""
+
+    layers: tuple[Layer, ...]
+    activation: FactorActivation = "none"
+    casts: bool = False
+    """Whether the input is the float32 stream, not what a norm or another matmul has written for matmuls."""
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The widths of its inputs."""
+        return (self.layers[0].d_in,)
+
+    @property
+    def key(self) -> str:
+        """As text."""
+        return " ".join(["project", _keys(self.layers, self.activation), *(["from float32"] if self.casts else [])])
+
+
+@dataclass(frozen=True)
+class Widen:
+    """The projections into the FFN and what becomes of them: silu(gate) up, or relu(up)."""
+
+    layers: tuple[Layer, ...]
+    activation: FactorActivation = "none"
+    casts: bool = False
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The widths of its inputs."""
+        return (self.layers[0].d_in,)
+
+    @property
+    def key(self) -> str:
+        """As text."""
+        return " ".join(["widen", _keys(self.layers, self.activation), *(["from float32"] if self.casts else [])])
+
+
+@dataclass(frozen=True)
+class Attend:
+    """Rotary positions and attention itself."""
+
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    rotary: bool
+    casts: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The widths of its inputs."""
+        return (self.n_heads * self.d_head, self.n_kv_heads * self.d_head, self.n_kv_heads * self.d_head)
+
+    @property
+    def key(self) -> str:
+        """As text."""
+        return f"attend {self.n_heads}/{self.n_kv_heads} heads of {self.d_head}{' rotary' if self.rotary else ''}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a block does between its sublayers: norms, dropout, additions to the stream."""
+
+    d_model: int
+    norm: str
+    dropout: float
+    casts: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The widths of its inputs."""
+        return (self.d_model,)
+
+    @property
+    def key(self) -> str:
+        """As text."""
+        return f"stream {self.d_model} {self.norm}{f' dropout {self.dropout:g}' if self.dropout else ''}"
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What stands before and after the blocks: embedding, last norm, head and loss."""
+
+    d_model: int
+    vocab_size: int
+    norm: str
+    positions: str
+    tied: bool
+    bias: bool
+
+    @property
+    def key(self) -> str:
+        """As text."""
+        more = f"{' tied' if self.tied else ''}{' bias' if self.bias else ''}"
+        return f"ends {self.vocab_size}>{self.d_model}>{self.vocab_size} {self.norm} {self.positions}{more}"
+
+
+@dataclass(frozen=True)
+class Update:
+    """Clipping and AdamW's step of one tensor."""
+
+    size: int
+    """Parameters in it."""
+
+    @property
+    def key(self) -> str:
+        """As text."""
+        return f"update {self.size}"
+
+
+Piece = Project | Widen | Attend | Stream | Ends | Update
+
+
+def _keys(layers: Sequence[Layer], activation: FactorActivation) -> str:
+    return " ".join([*(layer.key for layer in layers), *([activation] if activation != "none" else [])])
+
+
+def pieces(config: ModelConfig, dense_width: int) -> dict[Piece, float]:
+    """The pieces of a step, each with how often it is computed in a microbatch (in a step: Update). Between two widths that are
+    measured, or beyond them, the two nearest pieces stand in for one, with shares of it that sum to 1.
+
+    dense_width: d_ff of the dense twin, from which the measured widths are counted.
+    """
+    found = defaultdict[Piece, float](float)
+    found[_ends(config)] += 1
+    found[Stream(config.d_model, config.norm, config.dropout)] += config.n_layers
+    found[_attend(config)] += config.n_layers
+    for first, count in config.placement.alike:
+        for piece, share in _projecting(config, first, between_widths(config.d_ff, dense_width)):
+            found[piece] += count * share
+    for size, count in _sizes(config).items():
+        for near, share in between_sizes(size):
+            found[Update(near)] += count * share
+    return dict(found)
+
+
+def _projecting(config: ModelConfig, layer: int, widths: Mapping[int, float]) -> Iterator[tuple[Piece, float]]:
+    """The pieces of a layer that depend on its ranks; those of the FFN at each width, with their shares."""
+    ranks = {name: config.rank(layer, name) for name in config.projections}
+    for names in GROUPS:
+        for width, share in widths.items() if names != ATTENTION_INPUT and names != ATTENTION_OUTPUT else [(config.d_ff, 1.0)]:
+            yield projecting(config, names, ranks, width), share
+
+
+ATTENTION_INPUT, ATTENTION_OUTPUT, FFN_INPUT, FFN_OUTPUT = ("q", "k", "v"), ("o",), ("gate", "up"), ("down",)
+GROUPS = (ATTENTION_INPUT, ATTENTION_OUTPUT, FFN_INPUT, FFN_OUTPUT)
+"""Projections that are computed together."""
+
+
+def projecting(config: ModelConfig, names: Sequence[str], ranks: Mapping[str, int | None], width: int) -> Project | Widen:
+    """The piece of some projections that are computed together. ranks: by name; width: of the FFN."""
+    layers = [_layer(config, name, ranks[name], width) for name in names if name in config.projections]
+    activation: FactorActivation = config.factor_activation if any(layer.rank for layer in layers) else "none"
+    of, casts = tuple(sorted(layers)), config.norm == "layer_after" and tuple(names) in (ATTENTION_INPUT, FFN_INPUT)
+    return (Widen if tuple(names) == FFN_INPUT else Project)(of, activation, casts)
+
+
+def _layer(config: ModelConfig, name: str, rank: int | None, width: int) -> Layer:
+    d_in, d_out = config.projection(name)
+    if name in FFN_INPUT:
+        d_out = width
+    if name in FFN_OUTPUT:
+        d_in = width
+    return Layer(d_in, d_out, rank or 0, config.bias and (name in (*FFN_INPUT, *FFN_OUTPUT) or rank is None))
+
+
+def _attend(config: ModelConfig) -> Attend:
+    return Attend(config.n_heads, config.kv_heads, config.d_head, config.positions == "rotary")
+
+
+def _ends(config: ModelConfig) -> Ends:
+    return Ends(config.d_model, config.vocab_size, config.norm, config.positions, config.tie_embeddings, config.head_bias)
+
+
+def _sizes(config: ModelConfig) -> dict[int, int]:
+    """How many tensors there are of each size."""
+    found = defaultdict[int, int](int)
+    matrices = [config.vocab_size * config.d_model] * (1 if config.tie_embeddings else 2)
+    matrices += [config.vocab_size] if config.head_bias else []
+    matrices += [config.context * config.d_model] if config.positions == "learned" else []
+    norms = 2 * config.n_layers + 1 if config.norm == "rms_before" else 4 * config.n_layers
+    for size in [*matrices, *[config.d_model] * norms]:
+        found[size] += 1
+    for first, count in config.placement.alike:
+        for name in config.projections:
+            for size in _layer(config, name, config.rank(first, name), config.d_ff).sizes:
+                found[size] += count
+    return found
+
+
+def widths(dense: int) -> Iterator[int]:
+    """The widths that are measured: the dense one, and wider and wider ones without end."""
+    width, times = dense, 1.0
+    while True:
+        yield width
+        times *= WIDEN_BY
+        width = max(width // WIDTH_MULTIPLE + 1, round(dense * times / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
+
+
+def between_widths(d_ff: int, dense: int) -> dict[int, float]:
+    """The measured widths that stand in for one, with their shares: the two on both sides of it, or the first two."""
+    known = widths(dense)
+    low = next(known)
+    if d_ff == low:
+        return {low: 1.0}
+    high = next(known)
+    while high < d_ff:
+        low, high = high, next(known)
+    share = (d_ff - low) / (high - low)
+    return {width: its for width, its in ((low, 1 - share), (high, share)) if its}
+
+
+def grown(least: int, most: int) -> list[int]:
+    """The measured sizes of a tensor from one to another."""
+    found, size = list[int](), 1
+    while size <= most:
+        found += [size] if size >= least else []
+        size *= GROW_BY
+    return found
+
+
+def between_sizes(size: int) -> list[tuple[int, float]]:
+    """The measured sizes of a tensor that stand in for one, with their shares."""
+    high = 1
+    while high < size:
+        high *= GROW_BY
+    if high == size:
+        return [(high, 1.0)]
+    low = high // GROW_BY
+    share = (size - low) / (high - low)
+    return [(low, 1 - share), (high, share)]
+
+
+def flops(piece: Piece, tokens: int, context: int) -> float:
+    """Of a forward and backward pass, roughly: what foretells how long a measurement takes. An update is counted as its
+    bytes."""
+    if isinstance(piece, (Project, Widen)):
+        return 6.0 * tokens * sum(matmul_params(one.d_in, one.d_out, one.rank or None) for one in piece.layers)
+    if isinstance(piece, Attend):
+        return 12.0 * tokens * context * piece.n_heads * piece.d_head
+    if isinstance(piece, Ends):
+        return 6.0 * tokens * piece.d_model * piece.vocab_size
+    return 28.0 * piece.size if isinstance(piece, Update) else 100.0 * tokens * piece.d_model

@@ -1,0 +1,181 @@
+"""The seconds of a step at a space's target: which pieces its candidates ask for, where their times come from, and the file in
+a study's folder that keeps them, so that its records are of one measurement for good."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from ..lpa.config import UserError, first_mistake
+from ..lpa.cost import cost
+from ..lpa.files import replace_text, writing
+from ..lpa.pieces import FFN_INPUT, FFN_OUTPUT, GROUPS, Piece, Update, grown, pieces, projecting, widths
+from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
+from ..lpa.step_table import StepTable, read_table, step_table
+from ..lpa.train import TrainConfig
+from .apart import Say, Work, apart, measuring
+from .budget import ARMS
+from .carry import train_config
+from .ledger import SEARCH, Ledger
+from .space import STEP_SECONDS, Space
+from .widths import Place
+
+FILE = "step_times.json"
+
+Task = tuple[TrainConfig, tuple[Piece, ...]]
+"""The dense target's training, with its device, and what is to be measured of it."""
+Measure = Callable[[Task, Say, int], StepTable]
+"""task, who hears how far it is, threads -> the table."""
+
+
+def asked(space: Space) -> tuple[Piece, ...]:
+    """All pieces that any candidate of a space has, its arms and the placements that it lists included."""
+    named = [space.arm(name) for name in ARMS] + [space.listed(one) for one in space.search.placements]
+    corners = [space.candidate(point) for point in space.corners()]
+    found = dict[Piece, None]()
+    for one in (*named, *corners):
+        found |= dict.fromkeys(pieces(one.target, space.target.model.d_ff))
+    found |= dict.fromkeys(_between(space, max(one.target.d_ff for one in corners)))
+    sizes = [piece.size for piece in found if isinstance(piece, Update)]
+    found |= dict.fromkeys(Update(size) for size in grown(min(sizes), max(sizes)))
+    return tuple(found)
+
+
+def _between(space: Space, widest: int) -> Iterator[Piece]:
+    """The pieces of the projections at all ranks of a space, those of the FFN at all widths up to the first that is no narrower
+    than the widest."""
+    dense = space.target.model
+    for activation, names in product(space.vary.factor_activation, GROUPS):
+        for ranks in _ranks(space, names):
+            placed = dense.change(placement=Placement.from_bands(dense.n_layers, [ranks]), factor_activation=activation)
+            resolved = {name: placed.rank(0, name) for name in placed.projections}
+            for width in _widths(dense.d_ff, widest) if names in (FFN_INPUT, FFN_OUTPUT) else [dense.d_ff]:
+                yield projecting(placed, names, resolved, width)
+
+
+def _ranks(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, Rank]]:
+    """All ranks of some projections."""
+    groups = {group: its for group in space.vary.ranks if (its := set(parse_projections(group)) & set(names))}
+    for choice in product(*(space.vary.ranks[group] for group in groups)):
+        yield {name: parse_rank(rank) for its, rank in zip(groups.values(), choice, strict=True) for name in its}
+
+
+def _widths(dense: int, widest: int) -> Iterator[int]:
+    for width in widths(dense):
+        yield width
+        if width >= widest:
+            return
+
+
+def of(space: Space, folder: Path, place: Place, measure: Measure | None = None) -> Space:
+    """The space with the times of its target's pieces: those in the study's folder, or in the file that the space names, or
+    measured now; as it is where it asks for none. Writes nothing but the cache.
+
+    Raises UserError when those that are there are another space's, and when none can be measured.
+    """
+    if not space.asks_step_seconds:
+        return space
+    pieces = asked(space)
+    if (folder / FILE).exists():
+        return attached(space, _checked(folder / FILE, space, pieces, "give another --out"))
+    if space.target.step_times is not None:
+        path = Path(space.target.step_times).expanduser()
+        return attached(space, _checked(path, space, pieces, "make it anew: lpanas show SPACE --step-times FILE"))
+    if place.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine; make a file on one "
+            "that has (lpanas show SPACE --step-times FILE) and name it: target.step_times"
+        )
+    return attached(space, measured(space, place, pieces, measure))
+
+
+def measured(space: Space, place: Place, pieces: tuple[Piece, ...], measure: Measure | None = None) -> StepTable:
+    """The times of some pieces of a space's target, from the cache or measured now. Raises UserError."""
+    config = train_config(space, space.target.model).change(device="cuda" if place.device == "cuda" else "cpu")
+    with measuring(STEP_SECONDS) as say:
+        return (measure or _apart)((config, pieces), say, place.threads)
+
+
+@dataclass(frozen=True)
+class Here:
+    """This machine, as a local worker has it."""
+
+    device: str
+    threads: int = 1
+
+
+def measured_into(path: Path, space: Space) -> Space:
+    """The space with its target's times, measured here and written to a file. Raises UserError."""
+    if not space.asks_step_seconds:
+        raise UserError(f"--step-times {path}: step_seconds is neither among the space's objectives nor among its limits")
+    from .page import check_place  # plotly comes with it
+
+    check_place(path, "--step-times")
+    timed = attached(space, measured(space, Here(space.proxy.resolve_device().type), asked(space)))
+    assert timed.step_times is not None
+    with writing(path.parent):
+        replace_text(path, timed.step_times.model_dump_json(indent=1) + "\n")
+    return timed
+
+
+def _apart(task: Task, say: Say, threads: int) -> StepTable:
+    return apart(Work(STEP_SECONDS, _work, _too_large), task, say, task[0].device == "cuda", threads)
+
+
+def _work(task: Task, say: Say) -> StepTable:
+    config, asked = task
+    return step_table(config.change(batch_size=config.microbatch), asked, say)
+
+
+def _too_large(task: Task, error: str) -> str:
+    size = cost(task[0].model, task[0].microbatch or task[0].batch_size).memory_bytes
+    return (
+        f"a piece of the target does not fit in memory (the whole target takes {size / 2**30:.1f} GiB; {error}); a smaller "
+        "target.microbatch or a larger device is needed"
+    )
+
+
+def attached(space: Space, table: StepTable) -> Space:
+    """The space with its table. Raises UserError when no candidate keeps to its limits then."""
+    try:
+        return space.change(step_times=table)
+    except ValidationError as error:
+        raise UserError(f"{space.name}: {first_mistake(Space, error)}") from None
+
+
+def _checked(path: Path, space: Space, pieces: tuple[Piece, ...], remedy: str) -> StepTable:
+    """The table in a file. Raises UserError when it was measured for another target."""
+    table = read_table(path)
+    target = space.target
+    for key, there, here in (
+        ("target.microbatch", table.under.microbatch, target.microbatch),
+        ("target.model.context", table.under.context, target.model.context),
+    ):
+        if there != here:
+            raise UserError(f"{path}: measured for another target: {key} ({there} there, {here} here); {remedy}")
+    if lacking := table.lacks(pieces):
+        raise UserError(f"{path}: lacks {len(lacking)} of {len(pieces)} pieces, the first '{lacking[0].key}'; {remedy}")
+    return table.only(pieces)
+
+
+def keep(space: Space, folder: Path, ledger: Ledger) -> None:
+    """Write the table down, before the first run. Raises UserError when there are runs already, whose table is lost."""
+    path = folder / FILE
+    if space.step_times is None or path.exists():
+        return
+    if ledger.count(SEARCH):
+        raise UserError(f"{path}: missing, and the runs there have the costs that it gave; put it back, or give another --out")
+    replace_text(path, space.step_times.model_dump_json(indent=1) + "\n")
+
+
+def kept(space: Space, folder: Path) -> Space:
+    """The space with the table in its study's folder. Raises UserError when it is missing, or another space's."""
+    if not space.asks_step_seconds:
+        return space
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(f"{path}: missing; the study's step_seconds are those that it gives")
+    return attached(space, _checked(path, space, asked(space), "put the study's own back"))

@@ -1,6 +1,7 @@
 """A piece of a training step built, computed and timed: forward and backward pass, as the training loop has them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
 
@@ -12,7 +13,7 @@ from .kernels import PLAIN, Kernels, products, regions, resolved
 from .linear import FactorActivation, LowRankLinear
 from .model import Block, ModelConfig, attend, build, rotary, widen
 from .pieces import Attend, Ends, Layer, Piece, Project, Stream, Update, Widen
-from .step_time import timed
+from .step_time import WARMUP, timed
 from .train import TrainConfig, accumulate, autocast, gradient_norm, is_bfloat16, update
 
 COPIES = 4
@@ -45,26 +46,39 @@ class PieceTime(Config):
     """Of both together: the distance of their quartiles, as a share of the median."""
 
 
-Parts = tuple[Callable[[], None], Callable[[], None], Callable[[], None], int]
-"""What comes before a round, which does not count; the first microbatch; a further one; how many copies of the piece they
-compute."""
+@dataclass(frozen=True)
+class Parts:
+    """What is timed of a piece."""
+
+    before: Callable[[], None]
+    """Comes first in each round and does not count: no gradient is left (or the gradient is there, of an Update)."""
+    first: Callable[[], None]
+    """A step's first microbatch; an Update's update."""
+    more: Callable[[], None]
+    """A further microbatch."""
+    copies: int
+    """Of the piece, that these compute."""
+    weights: list[nn.Parameter]
+    """Of all copies."""
 
 
 def piece_time(piece: Piece, config: TrainConfig) -> PieceTime:
     """Measure a piece in this process. config: the dense target's training. Raises UserError for kernels that compile more
     than a piece."""
     device = config.resolve_device()
-    before, first, more, copies = parts(piece, config, device)
-    for _ in range(2):
-        before(), first(), more()
+    its = parts(piece, config, device)
+    for _ in range(WARMUP):
+        its.before()
+        its.first()
+        its.more()
     taken = list[tuple[float, float]]()
     while len(taken) < ROUNDS or (sum(map(sum, taken)) < SECONDS and len(taken) < MOST):
-        before()
-        one, other = timed(device, [first, more])
+        its.before()
+        one, other = timed(device, [its.first, its.more])
         taken.append((one, other))
     both = [one + other for one, other in taken]
     low, middle, high = quantiles(both, n=4)
-    one, other = (median(side) / copies for side in zip(*taken, strict=True))
+    one, other = (median(side) / its.copies for side in zip(*taken, strict=True))
     return PieceTime(first=one, more=0.0 if isinstance(piece, Update) else other, n=len(taken), spread=(high - low) / middle)
 
 
@@ -77,19 +91,23 @@ def parts(piece: Piece, config: TrainConfig, device: torch.device) -> Parts:
     return _passes(piece, config, device)
 
 
-def kernels_of(config: TrainConfig, device: torch.device) -> Kernels:
-    """What pieces are computed with. Raises UserError where they are compiled together."""
+def kernels_name(config: TrainConfig, device: torch.device) -> str:
+    """What of a piece is compiled: plain or regions. Raises UserError where pieces are compiled together."""
     name = resolved(config.kernels, device)
     if name in ("blocks", "model"):
         raise UserError(f"kernels: a step compiled by {name} is no sum of pieces, expected plain, regions or auto")
-    return PLAIN if name == "plain" else regions("inductor")
+    return name
+
+
+def _kernels(config: TrainConfig, device: torch.device) -> Kernels:
+    return PLAIN if kernels_name(config, device) == "plain" else regions("inductor")
 
 
 class _Copy:
     """One of a piece's copies: its modules, what they read, and the gradient that comes back to them."""
 
     def __init__(self, piece: Passed, config: TrainConfig, device: torch.device) -> None:
-        kernels, self.autocast = kernels_of(config, device), partial(autocast, config, device)
+        kernels, self.autocast = _kernels(config, device), partial(autocast, config, device)
         self.modules = _modules(piece, config.model, kernels).to(device)
         reads = torch.bfloat16 if is_bfloat16(config, device) and not piece.casts else torch.float32
         shape = (config.microbatch or config.batch_size, config.model.context)
@@ -163,7 +181,7 @@ def _passes(piece: Passed, config: TrainConfig, device: torch.device) -> Parts:
         torch.autograd.backward([one for its in results for one in its], [one for copy in copies for one in copy.gradients])
         forget()  # what flows on to the piece before it is not added up
 
-    return before, compute, compute, len(copies)
+    return Parts(before, compute, compute, len(copies), [one for copy in copies for one in copy.modules.parameters()])
 
 
 def _ends(config: TrainConfig, device: torch.device) -> Parts:
@@ -178,7 +196,7 @@ def _ends(config: TrainConfig, device: torch.device) -> Parts:
     def compute() -> None:
         accumulate(model, tokens[0], tokens[1], one)
 
-    return lambda: model.zero_grad(set_to_none=True), compute, compute, 1
+    return Parts(lambda: model.zero_grad(set_to_none=True), compute, compute, 1, list(model.parameters()))
 
 
 def _updates(piece: Update, config: TrainConfig, device: torch.device) -> Parts:
@@ -194,4 +212,7 @@ def _updates(piece: Update, config: TrainConfig, device: torch.device) -> Parts:
         for parameter, gradient in zip(model, gradients, strict=True):
             parameter.grad = gradient
 
-    return before, lambda: update(model, adamw, config, share=0.0, norm=gradient_norm(model)), lambda: None, count
+    def renew() -> None:
+        update(model, adamw, config, share=0.0, norm=gradient_norm(model))
+
+    return Parts(before, renew, lambda: None, count, list(model.parameters()))

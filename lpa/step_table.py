@@ -4,16 +4,16 @@ import platform
 import re
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import torch
 
 from .config import Config, UserError
 from .files import replace_text
-from .kernels import resolved
+from .kernels import COMPILED_KINDS
 from .model import ModelConfig
-from .piece_time import SECONDS, PieceTime, kernels_of, piece_time
+from .piece_time import SECONDS, PieceTime, kernels_name, piece_time
 from .pieces import Piece, flops, pieces
 from .prepare import cache
 from .train import TrainConfig, is_bfloat16
@@ -53,12 +53,11 @@ class Under(Config):
 def under(config: TrainConfig) -> Under:
     """What pieces of a training are measured under, here. Raises UserError for kernels that compile more than a piece."""
     device = config.resolve_device()
-    kernels_of(config, device)
     return Under(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         torch=torch.__version__,
         precision="bfloat16" if is_bfloat16(config, device) else "float32",
-        kernels=resolved(config.kernels, device),
+        kernels=kernels_name(config, device),
         threads=0 if device.type == "cuda" else torch.get_num_threads(),
         microbatch=config.microbatch or config.batch_size,
         context=config.model.context,
@@ -121,11 +120,19 @@ def step_table(config: TrainConfig, asked: Collection[Piece], say: Say, measure:
         ahead = sum(max(SECONDS, rate * size[one]) for one in left[number:])
         say(f"{number + 1} of {len(left)} pieces of a step{f', about {ahead / 60:.1f} min to go' if rate else ''}")
         begun = time.monotonic()
-        table = table.change(pieces=table.pieces | {piece.key: measure(piece, config)})
+        with _each_shape_by_itself(its):
+            table = table.change(pieces=table.pieces | {piece.key: measure(piece, config)})
         rate = rate or (time.monotonic() - begun) / size[piece]
         if number + 1 == len(left) or time.monotonic() - written > WRITE_SECONDS:
             table, written = _keep(table, path), time.monotonic()
     return table.only(asked)
+
+
+def _each_shape_by_itself(its: Under) -> AbstractContextManager[object]:
+    """What is compiled knows its shape, as in a training, which has but one."""
+    if its.kernels == "plain":
+        return nullcontext()
+    return torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=COMPILED_KINDS)
 
 
 def _cached(path: Path, its: Under) -> StepTable:

@@ -159,9 +159,8 @@ def _line(row: Row) -> str:
 
 def _summary(what: str, errors: list[float]) -> None:
     sizes = sorted(map(abs, errors))
-    print(
-        f"{what}: median error {median(sizes):.1%}, worst {sizes[-1]:.1%}, mean {sum(errors) / len(errors):+.1%}, n {len(errors)}"
-    )
+    mean = sum(errors) / len(errors)
+    print(f"{what}: median error {median(sizes):.1%}, worst {sizes[-1]:.1%}, mean {mean:+.1%}, n {len(errors)}")
 
 
 def _say(line: str) -> None:

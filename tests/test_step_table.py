@@ -1,0 +1,272 @@
+"""What a step takes, by the times of its pieces: the sum, what is kept on disk, and what is timed."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from lpanas.lpa.config import UserError
+from lpanas.lpa.model import build
+from lpanas.lpa.optim import OptimConfig
+from lpanas.lpa.piece_time import PieceTime, parts, piece_time
+from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, pieces, widths
+from lpanas.lpa.step_table import FOLDER, StepTable, read_table, step_table, under
+from lpanas.lpa.train import TrainConfig
+from test_pieces import SHAPES, shaped
+
+CPU = torch.device("cpu")
+
+
+def training(model, **more):
+    rule = {"lr_rule": "uniform"} if model.tie_embeddings else {}
+    optim = OptimConfig(lr=1e-3, **rule)
+    return TrainConfig(model=model, optim=optim, tokens=1000, batch_size=2, device="cpu", **more)
+
+
+def silent(line):
+    pass
+
+
+def nothing_measured(piece, config):
+    raise AssertionError(f"{piece.key} was measured")
+
+
+class MadeUp:
+    """Times of pieces by what they are, and how often each was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, piece, config):
+        self.asked.append(piece.key)
+        return PieceTime(first=1.0 + len(piece.key), more=0.5, n=8, spread=0.01)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Of the cache's tables."""
+    monkeypatch.setenv("LPANAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / FOLDER
+
+
+# the sum
+
+
+def table_of(times):
+    config = training(shaped())
+    seconds = {key: PieceTime(first=first, more=more, n=8, spread=0.0) for key, (first, more) in times.items()}
+    return StepTable(under=under(config), pieces=seconds)
+
+
+def test_a_step_is_the_sum_of_its_pieces_by_hand():
+    model = shaped(n_layers=2, placement="0 o=1/4; 1 dense", vocab_size=256)
+    table = table_of(
+        {
+            "ends 256>64>256 rms_before rotary": (1e0, 2e0),
+            "stream 64 rms_before": (1e1, 2e1),
+            "attend 4/4 heads of 16 rotary": (1e2, 2e2),
+            "project 64>64 64>64 64>64": (1e3, 2e3),
+            "project 64>64 rank 16": (1e4, 2e4),
+            "project 64>64": (1e5, 2e5),
+            "widen 64>192 64>192": (1e6, 2e6),
+            "project 192>64": (1e7, 2e7),
+            "update 64": (0.0, 0.0),
+            "update 1024": (1e8, 0.0),
+            "update 4096": (2e9, 0.0),
+            "update 16384": (8e9, 0.0),
+        }
+    )
+    microbatch = 2 * 1e7 + 2 * 1e6 + 1e5 + 1e4 + 2 * 1e3 + 2 * 1e2 + 2 * 1e1 + 1
+    # norms of 64; A and B of 1,024; q, k, v twice and o once of 4,096; two ends of 16,384;
+    # six of the FFN of 12,288, two thirds of the way from 4,096 to 16,384
+    updates = 2 * 1e8 + 7 * 2e9 + 2 * 8e9 + 6 * (2e9 / 3 + 8e9 * 2 / 3)
+    for batch_size in (2, 4, 16):
+        further = batch_size // 2 - 1
+        expected = microbatch * (1 + 2 * further) + updates
+        assert table.step_seconds(model, 192, batch_size) == pytest.approx(expected, rel=1e-12)
+
+
+def test_at_a_measured_width_the_time_is_its_own_and_between_two_on_their_line():
+    dense = 192
+    low, high = [width for width, _ in zip(widths(dense), range(3), strict=False)][1:]
+    models = [shaped(d_ff=d_ff) for d_ff in (low, high, (low + high) // 2)]
+    asked = {piece for model in models for piece in pieces(model, dense)}
+    times = {piece.key: PieceTime(first=0.0, more=0.0, n=8, spread=0.0) for piece in asked}
+    for width, seconds in ((low, 5.0), (high, 9.0)):
+        times[Widen((Layer(64, width), Layer(64, width))).key] = PieceTime(first=seconds, more=0.0, n=8, spread=0.0)
+    table = StepTable(under=under(training(shaped())), pieces=times)
+    found = [table.step_seconds(model, dense, 2) for model in models]
+    assert found == pytest.approx([3 * 5.0, 3 * 9.0, 3 * 7.0])
+
+
+# on disk
+
+
+def asked_by(*placements):
+    return list({piece: None for text in placements for piece in pieces(shaped(placement=text), 192)})
+
+
+def test_what_was_measured_once_is_not_measured_again_and_only_what_is_missing_is(folder):
+    config, first = training(shaped()), MadeUp()
+    asked = asked_by("dense")
+    made = step_table(config, asked, silent, first)
+    assert sorted(first.asked) == sorted(piece.key for piece in asked)
+    assert step_table(config, asked, silent, nothing_measured) == made
+    more, second = asked_by("dense", "0-2 q,k=1/4"), MadeUp()
+    found = step_table(config, more, silent, second)
+    assert sorted(second.asked) == sorted({piece.key for piece in more} - {piece.key for piece in asked})
+    assert made.pieces.items() <= found.pieces.items()
+    assert step_table(config, asked, silent, nothing_measured) == made
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_it_is_said_how_many_pieces_there_are_and_how_long_is_left():
+    said = list[str]()
+    asked = asked_by("dense")
+    step_table(training(shaped()), asked, said.append, MadeUp())
+    assert said[0] == f"1 of {len(asked)} pieces of a step"
+    assert [line.partition(" of ")[0] for line in said] == [str(number + 1) for number in range(len(asked))]
+    assert all("min to go" in line for line in said[1:])
+
+
+@pytest.mark.parametrize("change", [{"microbatch": 1}, {"precision": "bfloat16"}, {"kernels": "regions"}])
+def test_another_microbatch_precision_or_kernels_are_measured_apart(change, folder):
+    asked = asked_by("dense")
+    step_table(training(shaped()), asked, silent, MadeUp())
+    other = MadeUp()
+    step_table(training(shaped(), **change), asked, silent, other)
+    assert len(other.asked) == len(asked)
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda text: text[: len(text) // 2], lambda text: "", lambda text: text.replace("plain", "x")]
+)
+def test_a_file_that_is_torn_or_another_ones_is_measured_anew_and_mended(spoil, folder):
+    config, asked = training(shaped()), asked_by("dense")
+    made = step_table(config, asked, silent, MadeUp())
+    (path,) = folder.iterdir()
+    path.write_text(spoil(path.read_text()))
+    again = MadeUp()
+    assert step_table(config, asked, silent, again) == made
+    assert len(again.asked) == len(asked)
+    assert read_table(path) == made
+
+
+def test_bytes_that_are_no_text_are_measured_anew(folder):
+    config, asked = training(shaped()), asked_by("dense")
+    step_table(config, asked, silent, MadeUp())
+    (path,) = folder.iterdir()
+    path.write_bytes(b"\xff\x00" * 100)
+    step_table(config, asked, silent, again := MadeUp())
+    assert len(again.asked) == len(asked)
+
+
+def test_what_another_process_has_put_there_meanwhile_stays(folder):
+    config = training(shaped())
+    ours, theirs = asked_by("dense"), asked_by("0-2 down=1/4")
+    made_up = MadeUp()
+
+    def slow(piece, config):
+        if piece == ours[-1]:
+            step_table(config, theirs, silent, MadeUp())
+        return made_up(piece, config)
+
+    step_table(config, ours, silent, slow)
+    step_table(config, [*ours, *theirs], silent, nothing_measured)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LPANAS_CACHE", str(tmp_path / "file"))
+    asked = asked_by("dense")
+    assert set(step_table(training(shaped()), asked, silent, MadeUp()).pieces) == {piece.key for piece in asked}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("{", "Invalid JSON"), ('{"pieces": {}}', "under: missing"), (None, "cannot be read")]
+)
+def test_a_named_file_that_is_no_table_is_a_mistake_in_a_line(text, why, tmp_path):
+    path = tmp_path / "times.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=why) as raised:
+        read_table(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kernels", ["blocks", "model"])
+def test_what_is_compiled_as_more_than_a_piece_is_no_sum_of_pieces(kernels):
+    words = f"kernels: a step compiled by {kernels} is no sum of pieces, expected plain, regions or auto"
+    with pytest.raises(UserError, match=f"^{words}$"):
+        step_table(training(shaped(), kernels=kernels), asked_by("dense"), silent, nothing_measured)
+
+
+def test_the_file_names_what_its_times_hold_for_and_reads_as_json(folder):
+    config, asked = training(shaped()), asked_by("dense")
+    step_table(config, asked, silent, MadeUp())
+    (path,) = folder.iterdir()
+    assert torch.__version__ in path.name
+    its = json.loads(path.read_text())
+    assert its["under"]["threads"] == torch.get_num_threads()
+    assert set(its["pieces"]) == {piece.key for piece in asked}
+
+
+# what is timed
+
+
+def kinds(shape):
+    """A dense and a thin model's pieces, one of each kind and rank."""
+    models = [shaped(shape), shaped(shape, "0-2 q,o=1/4 up,down=1/4", factor_activation="silu")]
+    return list({piece: None for model in models for piece in pieces(model, 192) if not isinstance(piece, Update)})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_kind_of_piece_makes_a_gradient_and_a_further_microbatch_adds_to_it(shape):
+    config = training(shaped(shape, dropout=0.0))
+    for piece in kinds(shape):
+        its = parts(piece, config, CPU)
+        for _ in range(2):  # from the second round on as from the first
+            its.before()
+            assert all(weight.grad is None for weight in its.weights)
+            its.first()
+            one = [weight.grad.clone() for weight in its.weights]
+            its.more()
+            for first, weight in zip(one, its.weights, strict=True):
+                torch.testing.assert_close(weight.grad, 2 * first)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_pieces_weights_are_the_models(shape):
+    """Sizes of all tensors, each as often as the model has it."""
+    model = shaped(shape, "0-2 q,o=1/4 up,down=1/4")
+    built, config = Counter(weight.numel() for weight in build(model, CPU, 0).parameters()), training(shaped(shape))
+    found = Counter[int]()
+    for piece, count in pieces(model, 192).items():
+        if not isinstance(piece, Update):
+            its = parts(piece, config, CPU)
+            sizes = Counter(weight.numel() for weight in its.weights)
+            found.update({size: round(count) * of // its.copies for size, of in sizes.items()})
+    assert found == built
+
+
+def test_an_update_leaves_no_gradient_and_is_of_as_many_tensors_as_it_says():
+    its = parts(Update(1024), training(shaped()), CPU)
+    assert [weight.numel() for weight in its.weights] == [1024] * its.copies
+    before = [weight.detach().clone() for weight in its.weights]
+    its.before()
+    assert all(weight.grad is not None for weight in its.weights)
+    its.first()
+    assert all(weight.grad is None for weight in its.weights)
+    assert all(torch.equal(*pair) for pair in zip(before, its.weights, strict=True))  # at a rate of 0
+
+
+def test_times_are_positive_and_as_many_as_they_say():
+    config = training(shaped())
+    for piece in (Project((Layer(64, 64, 16),)), Stream(64, "rms_before", 0.0), Update(1024)):
+        found = piece_time(piece, config)
+        assert found.first > 0
+        assert (found.more == 0) == isinstance(piece, Update)
+        assert found.n >= 8
+        assert found.spread >= 0

@@ -15,11 +15,10 @@ from .kernels import COMPILED_KINDS
 from .model import ModelConfig
 from .piece_time import SECONDS, PieceTime, kernels_name, piece_time
 from .pieces import Piece, flops, pieces
-from .prepare import cache
 from .train import TrainConfig, is_bfloat16
 
 FOLDER = "step_times"
-"""In the cache."""
+"""Of the tables in the cache."""
 WRITE_SECONDS = 2.0
 """Between two writes of what was measured, so long as more is measured (assumption)."""
 
@@ -103,14 +102,16 @@ Measure = Callable[[Piece, TrainConfig], PieceTime]
 Say = Callable[[str], object]
 
 
-def step_table(config: TrainConfig, asked: Collection[Piece], say: Say, measure: Measure = piece_time) -> StepTable:
+def step_table(
+    config: TrainConfig, asked: Collection[Piece], say: Say, cache: Path, measure: Measure = piece_time
+) -> StepTable:
     """The times of these pieces: those in the cache, and what is missing there measured in this process and put into it.
 
-    config: the dense target's training. say: hears in a line how far it is. A file in the cache that cannot be read is measured
-    anew. Raises UserError.
+    config: the dense target's training; say: hears in a line how far it is; cache: a folder. A file there that cannot be read
+    is measured anew. Raises UserError.
     """
     its = under(config)
-    path = cache() / FOLDER / its.file
+    path = cache / its.file
     table = _cached(path, its)
     tokens = its.microbatch * its.context
     size = {piece: flops(piece, tokens, its.context) for piece in table.lacks(asked)}

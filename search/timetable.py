@@ -14,7 +14,8 @@ from ..lpa.cost import cost
 from ..lpa.files import replace_text, writing
 from ..lpa.pieces import FFN_INPUT, FFN_OUTPUT, GROUPS, Piece, Update, grown, pieces, projecting, widths
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
-from ..lpa.step_table import StepTable, read_table, step_table
+from ..lpa.prepare import cache
+from ..lpa.step_table import FOLDER, StepTable, read_table, step_table
 from ..lpa.train import TrainConfig
 from .apart import Say, Work, apart, measuring
 from .budget import ARMS
@@ -25,10 +26,21 @@ from .widths import Place
 
 FILE = "step_times.json"
 
-Task = tuple[TrainConfig, tuple[Piece, ...]]
-"""The dense target's training, with its device, and what is to be measured of it."""
-Measure = Callable[[Task, Say, int], StepTable]
-"""task, who hears how far it is, threads -> the table."""
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be measured."""
+
+    config: TrainConfig
+    """The dense target's training, with its device."""
+    pieces: tuple[Piece, ...]
+    cache: Path
+    """The folder of what was measured before."""
+    threads: int
+    """On a CPU."""
+
+
+Measure = Callable[[Task, Say], StepTable]
 
 
 def asked(space: Space) -> tuple[Piece, ...]:
@@ -96,7 +108,7 @@ def measured(space: Space, place: Place, pieces: tuple[Piece, ...], measure: Mea
     """The times of some pieces of a space's target, from the cache or measured now. Raises UserError."""
     config = train_config(space, space.target.model).change(device="cuda" if place.device == "cuda" else "cpu")
     with measuring(STEP_SECONDS) as say:
-        return (measure or _apart)((config, pieces), say, place.threads)
+        return (measure or _apart)(Task(config, pieces, cache() / FOLDER, place.threads), say)
 
 
 @dataclass(frozen=True)
@@ -121,17 +133,16 @@ def measured_into(path: Path, space: Space) -> Space:
     return timed
 
 
-def _apart(task: Task, say: Say, threads: int) -> StepTable:
-    return apart(Work(STEP_SECONDS, _work, _too_large), task, say, task[0].device == "cuda", threads)
+def _apart(task: Task, say: Say) -> StepTable:
+    return apart(Work(STEP_SECONDS, _work, _too_large), task, say, task.config.device == "cuda", task.threads)
 
 
 def _work(task: Task, say: Say) -> StepTable:
-    config, asked = task
-    return step_table(config.change(batch_size=config.microbatch), asked, say)
+    return step_table(task.config, task.pieces, say, task.cache)
 
 
 def _too_large(task: Task, error: str) -> str:
-    size = cost(task[0].model, task[0].microbatch or task[0].batch_size).memory_bytes
+    size = cost(task.config.model, task.config.microbatch or task.config.batch_size).memory_bytes
     return (
         f"a piece of the target does not fit in memory (the whole target takes {size / 2**30:.1f} GiB; {error}); a smaller "
         "target.microbatch or a larger device is needed"

@@ -10,7 +10,7 @@ from lpanas.lpa.model import build
 from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.piece_time import PieceTime, parts, piece_time
 from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, pieces, widths
-from lpanas.lpa.step_table import FOLDER, StepTable, read_table, step_table, under
+from lpanas.lpa.step_table import StepTable, read_table, step_table, under
 from lpanas.lpa.train import TrainConfig
 from test_pieces import SHAPES, shaped
 
@@ -42,11 +42,10 @@ class MadeUp:
         return PieceTime(first=1.0 + len(piece.key), more=0.5, n=8, spread=0.01)
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
+@pytest.fixture
+def folder(tmp_path):
     """Of the cache's tables."""
-    monkeypatch.setenv("LPANAS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / FOLDER
+    return tmp_path / "cache"
 
 
 # the sum
@@ -109,21 +108,21 @@ def asked_by(*placements):
 def test_what_was_measured_once_is_not_measured_again_and_only_what_is_missing_is(folder):
     config, first = training(shaped()), MadeUp()
     asked = asked_by("dense")
-    made = step_table(config, asked, silent, first)
+    made = step_table(config, asked, silent, folder, first)
     assert sorted(first.asked) == sorted(piece.key for piece in asked)
-    assert step_table(config, asked, silent, nothing_measured) == made
+    assert step_table(config, asked, silent, folder, nothing_measured) == made
     more, second = asked_by("dense", "0-2 q,k=1/4"), MadeUp()
-    found = step_table(config, more, silent, second)
+    found = step_table(config, more, silent, folder, second)
     assert sorted(second.asked) == sorted({piece.key for piece in more} - {piece.key for piece in asked})
     assert made.pieces.items() <= found.pieces.items()
-    assert step_table(config, asked, silent, nothing_measured) == made
+    assert step_table(config, asked, silent, folder, nothing_measured) == made
     assert len(list(folder.iterdir())) == 1
 
 
-def test_it_is_said_how_many_pieces_there_are_and_how_long_is_left():
+def test_it_is_said_how_many_pieces_there_are_and_how_long_is_left(folder):
     said = list[str]()
     asked = asked_by("dense")
-    step_table(training(shaped()), asked, said.append, MadeUp())
+    step_table(training(shaped()), asked, said.append, folder, MadeUp())
     assert said[0] == f"1 of {len(asked)} pieces of a step"
     assert [line.partition(" of ")[0] for line in said] == [str(number + 1) for number in range(len(asked))]
     assert all("min to go" in line for line in said[1:])
@@ -132,9 +131,9 @@ def test_it_is_said_how_many_pieces_there_are_and_how_long_is_left():
 @pytest.mark.parametrize("change", [{"microbatch": 1}, {"precision": "bfloat16"}, {"kernels": "regions"}])
 def test_another_microbatch_precision_or_kernels_are_measured_apart(change, folder):
     asked = asked_by("dense")
-    step_table(training(shaped()), asked, silent, MadeUp())
+    step_table(training(shaped()), asked, silent, folder, MadeUp())
     other = MadeUp()
-    step_table(training(shaped(), **change), asked, silent, other)
+    step_table(training(shaped(), **change), asked, silent, folder, other)
     assert len(other.asked) == len(asked)
     assert len(list(folder.iterdir())) == 2
 
@@ -144,21 +143,21 @@ def test_another_microbatch_precision_or_kernels_are_measured_apart(change, fold
 )
 def test_a_file_that_is_torn_or_another_ones_is_measured_anew_and_mended(spoil, folder):
     config, asked = training(shaped()), asked_by("dense")
-    made = step_table(config, asked, silent, MadeUp())
+    made = step_table(config, asked, silent, folder, MadeUp())
     (path,) = folder.iterdir()
     path.write_text(spoil(path.read_text()))
     again = MadeUp()
-    assert step_table(config, asked, silent, again) == made
+    assert step_table(config, asked, silent, folder, again) == made
     assert len(again.asked) == len(asked)
     assert read_table(path) == made
 
 
 def test_bytes_that_are_no_text_are_measured_anew(folder):
     config, asked = training(shaped()), asked_by("dense")
-    step_table(config, asked, silent, MadeUp())
+    step_table(config, asked, silent, folder, MadeUp())
     (path,) = folder.iterdir()
     path.write_bytes(b"\xff\x00" * 100)
-    step_table(config, asked, silent, again := MadeUp())
+    step_table(config, asked, silent, folder, again := MadeUp())
     assert len(again.asked) == len(asked)
 
 
@@ -169,18 +168,18 @@ def test_what_another_process_has_put_there_meanwhile_stays(folder):
 
     def slow(piece, config):
         if piece == ours[-1]:
-            step_table(config, theirs, silent, MadeUp())
+            step_table(config, theirs, silent, folder, MadeUp())
         return made_up(piece, config)
 
-    step_table(config, ours, silent, slow)
-    step_table(config, [*ours, *theirs], silent, nothing_measured)
+    step_table(config, ours, silent, folder, slow)
+    step_table(config, [*ours, *theirs], silent, folder, nothing_measured)
 
 
-def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("LPANAS_CACHE", str(tmp_path / "file"))
+def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(tmp_path):
+    folder = tmp_path / "file"
+    folder.touch()
     asked = asked_by("dense")
-    assert set(step_table(training(shaped()), asked, silent, MadeUp()).pieces) == {piece.key for piece in asked}
+    assert set(step_table(training(shaped()), asked, silent, folder, MadeUp()).pieces) == {piece.key for piece in asked}
 
 
 @pytest.mark.parametrize(
@@ -197,15 +196,15 @@ def test_a_named_file_that_is_no_table_is_a_mistake_in_a_line(text, why, tmp_pat
 
 
 @pytest.mark.parametrize("kernels", ["blocks", "model"])
-def test_what_is_compiled_as_more_than_a_piece_is_no_sum_of_pieces(kernels):
+def test_what_is_compiled_as_more_than_a_piece_is_no_sum_of_pieces(kernels, folder):
     words = f"kernels: a step compiled by {kernels} is no sum of pieces, expected plain, regions or auto"
     with pytest.raises(UserError, match=f"^{words}$"):
-        step_table(training(shaped(), kernels=kernels), asked_by("dense"), silent, nothing_measured)
+        step_table(training(shaped(), kernels=kernels), asked_by("dense"), silent, folder, nothing_measured)
 
 
 def test_the_file_names_what_its_times_hold_for_and_reads_as_json(folder):
     config, asked = training(shaped()), asked_by("dense")
-    step_table(config, asked, silent, MadeUp())
+    step_table(config, asked, silent, folder, MadeUp())
     (path,) = folder.iterdir()
     assert torch.__version__ in path.name
     its = json.loads(path.read_text())

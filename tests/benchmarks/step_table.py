@@ -12,11 +12,11 @@ Aimed at: a median error of 3 %, a worst one of 8 %.
 import argparse
 import gc
 import json
-import os
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from random import Random
 from statistics import median
 
@@ -72,8 +72,7 @@ def main() -> None:
     torch.cuda.init() if config.resolve_device().type == "cuda" else None
     pieces, began = asked(space), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["LPANAS_CACHE"] = folder
-        table = step_table(config.change(batch_size=config.microbatch), pieces, _say)
+        table = step_table(config, pieces, _say, Path(folder))
     print(f"{len(pieces)} pieces in {time.monotonic() - began:.0f} s, under {table.under.model_dump_json()}")
     print(f"spread of a piece: median {median(one.spread for one in table.pieces.values()):.1%}")
     rows = [_row(config, one.target, table, args.rounds) for one in _chosen(space, args)]

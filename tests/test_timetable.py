@@ -1,0 +1,289 @@
+"""step_seconds as a cost of a search: where its numbers come from, that they stay, and what is refused."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from lpanas.lpa.config import UserError
+from lpanas.lpa.piece_time import PieceTime
+from lpanas.lpa.pieces import Attend, Ends, Layer, Project, Stream, Update, Widen
+from lpanas.lpa.step_table import FOLDER, StepTable, Under
+from lpanas.search import timetable
+from lpanas.search.results import read_study
+from lpanas.search.stored import read_records
+from lpanas.search.timetable import FILE, asked, attached, keep, kept, of
+from making import TINY, point, tiny_space
+
+CPU = SimpleNamespace(device="cpu", threads=1)
+TIMED = ("objectives=[loss_nats, step_seconds]", "vary.rebalance=[none, params]")
+UNDER = Under(device="made up", torch="2", precision="float32", kernels="plain", threads=1, microbatch=4, context=32)
+
+
+def weights(piece):
+    return sum(one.d_in * one.d_out if not one.rank else one.rank * (one.d_in + one.d_out) for one in piece.layers)
+
+
+def made_up(task, say):
+    """A second a million weights of a projection and a microbatch, nothing else."""
+    assert (task.config.model.placement.text, task.config.microbatch, task.threads) == ("0-3 dense", 4, 1)
+    seconds = {piece: weights(piece) / 1e6 if isinstance(piece, (Project, Widen)) else 0.0 for piece in task.pieces}
+    return table({piece.key: its for piece, its in seconds.items()})
+
+
+def table(seconds, **under):
+    times = {key: PieceTime(first=its, more=its, n=8, spread=0.0) for key, its in seconds.items()}
+    return StepTable(under=UNDER.change(**under), pieces=times)
+
+
+def nothing_measured(task, say):
+    raise AssertionError("something was measured")
+
+
+def timed_space(*settings):
+    space = tiny_space(*TIMED, *settings)
+    return of(space, Path("nowhere"), CPU, made_up)
+
+
+# what is asked for
+
+
+def test_the_tiny_space_asks_for_what_one_counts_by_hand():
+    found = [piece for piece in asked(tiny_space(TIMED[0])) if not isinstance(piece, Update)]
+    dense, thin = Layer(64, 64), Layer(64, 64, 16)
+    wide = [Layer(64, 192), Layer(64, 192, 16), Layer(64, 192, 32)]
+    back = [Layer(192, 64), Layer(192, 64, 16), Layer(192, 64, 32)]
+    expected = [
+        Ends(64, 264, "rms_before", "rotary", tied=False, bias=False),
+        Stream(64, "rms_before", 0.0),
+        Attend(2, 2, 32, rotary=True),
+        *(Project((one,) * 3) for one in (dense, thin)),
+        *(Project((one,)) for one in (dense, thin, *back)),
+        *(Widen((one, one)) for one in wide),
+    ]
+    assert len(found) == len(expected)
+    assert set(found) == set(expected)
+
+
+# a cost
+
+
+def test_a_candidates_seconds_are_its_pieces_and_the_other_costs_stay_what_they_were():
+    space, plain = timed_space(), tiny_space(*TIMED)
+    for its in (point(), point("1/4"), point("1/4", "1/2", "params"), point("dense", "1/4", "params")):
+        one, other = space.candidate(its), plain.candidate(its)
+        body = sum(
+            count * weights(Project((Layer(*one.target.projection(name), one.target.rank(layer, name) or 0),)))
+            for layer, count in one.target.placement.alike
+            for name in one.target.projections
+        )
+        assert one.costs["step_seconds"] == pytest.approx(2 * body / 1e6)  # two microbatches
+        assert {name: cost for name, cost in one.costs.items() if name != "step_seconds"} == other.costs
+
+
+def test_a_space_that_asks_for_no_seconds_has_none_and_nothing_is_measured(tmp_path):
+    space = tiny_space()
+    assert of(space, tmp_path, CPU, nothing_measured) is space
+    assert "step_seconds" not in space.dense_costs
+    assert "step_times" not in space.model_dump()
+
+
+def test_a_limit_in_seconds_or_in_dense_steps_bounds_what_is_feasible():
+    share = timed_space("limits.step_seconds=0.8 x dense")
+    dense = share.dense_costs["step_seconds"]
+    number = timed_space(f"limits.step_seconds={0.8 * dense:.12f}")
+    for its in (point(), point("1/4"), point("dense", "1/4"), point("1/4", "1/4", "params")):
+        one = share.candidate(its)
+        assert one.feasible == number.candidate(its).feasible == (one.costs["step_seconds"] <= 0.8 * dense)
+    assert not share.arm("dense").feasible
+    assert share.candidate(point("1/4", "1/4")).feasible
+
+
+def test_a_limit_that_nothing_keeps_to_is_said_once_times_are_known():
+    words = "^tiny: limits: no candidate of the space keeps to step_seconds: 0.01 x dense$"
+    with pytest.raises(UserError, match=words):
+        timed_space("limits.step_seconds=0.01 x dense")
+
+
+# in a study's folder
+
+
+def ledger(*runs):
+    return SimpleNamespace(count=lambda kind: len(runs))
+
+
+def test_the_folders_own_table_counts_whatever_the_cache_or_a_file_says(tmp_path):
+    space = timed_space()
+    keep(space, tmp_path, ledger())
+    again = of(tiny_space(*TIMED), tmp_path, CPU, nothing_measured)
+    assert again.step_times == space.step_times
+    named = of(tiny_space(*TIMED, "target.step_times=nowhere.json"), tmp_path, CPU, nothing_measured)
+    assert named.dense_costs == space.dense_costs
+    assert kept(tiny_space(*TIMED), tmp_path).step_times == space.step_times
+    keep(space, tmp_path, ledger("trial-0"))
+
+
+def test_a_lost_table_of_a_study_with_runs_is_not_replaced_by_another(tmp_path):
+    with pytest.raises(UserError) as raised:
+        keep(timed_space(), tmp_path, ledger("trial-0"))
+    path = tmp_path / FILE
+    assert str(raised.value) == (
+        f"{path}: missing, and the runs there have the costs that it gave; put it back, or give another --out"
+    )
+    assert not path.exists()
+    with pytest.raises(UserError, match=f"^{path}: missing; the study's step_seconds are those that it gives$"):
+        kept(tiny_space(*TIMED), tmp_path)
+
+
+def test_a_file_that_was_measured_elsewhere_is_read_and_nothing_is_measured(tmp_path):
+    space = timed_space()
+    keep(space, tmp_path, ledger())
+    named = tiny_space(*TIMED, f"target.step_times={tmp_path / FILE}")
+    gpu = SimpleNamespace(device="cuda", threads=1)
+    assert of(named, tmp_path / "study", gpu, nothing_measured).dense_costs == space.dense_costs
+
+
+OTHERS = {
+    "target.microbatch=8": "measured for another target: target.microbatch (4 there, 8 here)",
+    "target.model.context=64": "measured for another target: target.model.context (32 there, 64 here)",
+    "target.model.d_ff=256": "lacks {} of {} pieces, the first '",
+    "vary.ranks.ffn=[dense, 1/2, 1/4, 1/8]": "lacks {} of {} pieces, the first '",
+}
+
+
+@pytest.mark.parametrize("setting", OTHERS)
+def test_a_file_of_another_target_is_refused_with_what_differs(setting, tmp_path):
+    keep(timed_space(), tmp_path, ledger())
+    path, settings = tmp_path / FILE, (setting,)
+    there, here = (set(asked(tiny_space(*TIMED, *more))) for more in ((), settings))
+    why = OTHERS[setting].format(len(here - there), len(here))
+    with pytest.raises(UserError) as raised:
+        of(tiny_space(*TIMED, *settings, f"target.step_times={path}"), tmp_path / "study", CPU, nothing_measured)
+    assert str(raised.value).startswith(f"{path}: {why}"), raised.value
+    assert str(raised.value).endswith("; make it anew: lpanas show SPACE --step-times FILE")
+    with pytest.raises(UserError, match=r"; give another --out$"):
+        of(tiny_space(*TIMED, *settings), tmp_path, CPU, nothing_measured)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_where_runs_have_a_gpu_and_the_driver_has_none_the_way_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"torch sees none on this machine; make a file .* and name it: target\.step_times$"):
+        of(tiny_space(*TIMED), tmp_path, SimpleNamespace(device="cuda", threads=1), nothing_measured)
+
+
+def test_a_file_without_a_cost_that_asks_for_it_is_a_mistake():
+    with pytest.raises(UserError, match="step_times: step_seconds is neither among the objectives nor among the limits"):
+        tiny_space("target.step_times=x.json")
+
+
+def test_a_table_is_no_key_of_a_space():
+    with pytest.raises(UserError, match="step_times: "):
+        tiny_space("step_times={}")
+
+
+def test_what_does_not_fit_is_said_in_a_line():
+    space = tiny_space(*TIMED, "target.model.context=1000000000")
+    with pytest.raises(
+        UserError, match=r"^step_seconds: a piece of the target does not fit in memory \(the whole target"
+    ) as raised:
+        timetable.measured(space, CPU, asked(space)[:1])
+    assert "\n" not in str(raised.value)
+
+
+# a search
+
+
+@pytest.fixture
+def file(tmp_path, pages):
+    """The tiny space, with seconds as an objective and a limit."""
+    raw = yaml.safe_load(TINY.replace("1e-2", "0.01"))
+    raw["proxy"]["data"] = pages.model_dump(mode="json")
+    raw |= {"objectives": ["loss_nats", "step_seconds"], "limits": {"step_seconds": "1.5 x dense"}}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_a_search_minimises_seconds_and_its_numbers_stay_when_the_cache_is_gone(file, tmp_path, call, monkeypatch, cache):
+    monkeypatch.setenv("LPANAS_CACHE", str(here := tmp_path / "cache"))
+    shutil.copytree(cache, here)
+    out = tmp_path / "out"
+    code, said, error = call("search", file, "--out", out, "--trials", 5)
+    assert code == 0, error
+    assert "step_seconds x dense" in said
+    measured = json.loads((out / FILE).read_text())
+    assert set(measured["pieces"]) == {piece.key for piece in asked(tiny_space(TIMED[0]))}
+    found = read_study(out)
+    assert found.costs == ["step_seconds"]
+    assert found.relative(found.arms["dense"], "step_seconds") == 1.0
+    before = found.records
+    assert all(isinstance(one.costs["step_seconds"], float) and one.costs["step_seconds"] > 0 for one in before)
+
+    shutil.rmtree(here / FOLDER)
+    code, _, error = call("search", file, "--out", out, "--trials", 6)
+    assert code == 0, error
+    assert not (here / FOLDER).exists()  # nothing was measured
+    again = read_study(out)
+    assert again.records[:5] == before
+    assert again.space.dense_costs == found.space.dense_costs
+    assert read_records(out / "records.jsonl")[:6] == again.records
+
+    for command in (("report", out), ("show", out), ("export", out)):
+        code, said, error = call(*command)
+        assert code == 0, error
+    page = (out / "report.html").read_text()
+    assert "time of a step at the target" in page
+    assert re.search(r"step_seconds: a step of 8 x 32 tokens of the target .* different ones were measured on", page)
+    evidence = json.loads((out / "export" / "target" / "prediction.json").read_text())["evidence"]
+    winner = again.winner
+    assert evidence["step_seconds"] == winner.costs["step_seconds"]
+    assert evidence["dense_step_seconds"] == again.space.dense_costs["step_seconds"]
+    assert "A step takes" in (out / "export" / "target" / "train.yaml").read_text()
+
+    (out / FILE).unlink()
+    assert call("search", file, "--out", out)[::2] == (
+        2,
+        f"lpanas: {out / FILE}: missing, and the runs there have the costs that it gave; put it back, or give another --out\n",
+    )
+
+
+def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, call):
+    code, said, _ = call("show", file)
+    assert code == 0
+    assert "19 pieces of a step are measured when the search begins" in said
+    times = tmp_path / "times.json"
+    code, said, error = call("show", file, "--step-times", times)
+    assert code == 0, error
+    assert "step_seconds: a step of 8 x 32 tokens of the target" in said
+    code, said, error = call("show", file, "--set", f"target.step_times={times}")
+    assert code == 0, error
+    assert f"step_seconds: by {times}" in said
+
+
+REFUSED = {
+    ("quickstart",): "--step-times {}: step_seconds is neither among the space's objectives nor among its limits",
+    (
+        "quickstart",
+        "--set",
+        "limits.step_seconds=1.0 x dense",
+        "--folder",
+    ): "--step-times {}: is a folder; expected a file's name",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_file_that_makes_no_sense_is_refused_before_anything_is_measured(words, tmp_path, call):
+    place = tmp_path if "--folder" in words else tmp_path / "times.json"
+    code, _, error = call("show", *(word for word in words if word != "--folder"), "--step-times", place)
+    assert (code, error) == (2, f"lpanas: {REFUSED[words].format(place)}\n")
+
+
+def test_a_table_does_not_hold_for_another_target(tmp_path):
+    from lpanas.search.carry import retarget
+
+    assert attached(tiny_space(*TIMED), timed_space().step_times).step_times is not None
+    assert retarget(timed_space("target.model.rank_multiple=4"), "llama-9m").step_times is None

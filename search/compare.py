@@ -70,6 +70,10 @@ class Comparison:
         """What is not the same in the models whose cost counts; where there is anything, shares are of different costs."""
         spaces = [study.found.space for study in self.studies]
         flat = [{**_shape(its.target.model), "microbatch": str(its.target.microbatch)} for its in spaces]
+        tables = [its.step_times for its in spaces if its.step_times is not None]
+        if len(tables) == len(spaces):
+            batches = [{"batch_size": str(its.target.batch_size)} for its in spaces]
+            flat = [one | _flat(its.under) | batch for one, its, batch in zip(flat, tables, batches, strict=True)]
         return _differences([{key: value for key, value in one.items() if f"model.{key}" not in FILLED_IN} for one in flat])
 
     @property

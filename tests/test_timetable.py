@@ -14,10 +14,12 @@ from lpanas.lpa.piece_time import PieceTime
 from lpanas.lpa.pieces import Attend, Ends, Layer, Project, Stream, Update, Widen
 from lpanas.lpa.step_table import FOLDER, StepTable, Under
 from lpanas.search import timetable
-from lpanas.search.results import read_study
+from lpanas.search.carry import retarget
+from lpanas.search.compare import Comparison, Study
+from lpanas.search.results import Results, read_study
 from lpanas.search.stored import read_records
 from lpanas.search.timetable import FILE, asked, attached, keep, kept, of
-from making import TINY, point, tiny_space
+from making import TINY, arm_records, point, tiny_space
 
 CPU = SimpleNamespace(device="cpu", threads=1)
 TIMED = ("objectives=[loss_nats, step_seconds]", "vary.rebalance=[none, params]")
@@ -244,12 +246,6 @@ def test_a_search_minimises_seconds_and_its_numbers_stay_when_the_cache_is_gone(
     assert evidence["dense_step_seconds"] == again.space.dense_costs["step_seconds"]
     assert "A step takes" in (out / "export" / "target" / "train.yaml").read_text()
 
-    (out / FILE).unlink()
-    assert call("search", file, "--out", out)[::2] == (
-        2,
-        f"lpanas: {out / FILE}: missing, and the runs there have the costs that it gave; put it back, or give another --out\n",
-    )
-
 
 def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, call):
     code, said, _ = call("show", file)
@@ -282,8 +278,17 @@ def test_a_file_that_makes_no_sense_is_refused_before_anything_is_measured(words
     assert (code, error) == (2, f"lpanas: {REFUSED[words].format(place)}\n")
 
 
-def test_a_table_does_not_hold_for_another_target(tmp_path):
-    from lpanas.search.carry import retarget
+def test_seconds_of_two_devices_are_not_held_against_each_other():
+    space = timed_space()
+    elsewhere = attached(space, space.step_times.change(under=UNDER.change(device="another", torch="3")))
 
+    def study(name, its):
+        return Study(name, Path(name), Results(its, arm_records(its, 3.0, 3.1), []))
+
+    assert {one.key for one in Comparison((study("a", space), study("b", elsewhere))).targets} == {"device", "torch"}
+    assert not Comparison((study("a", space), study("b", timed_space()))).targets
+
+
+def test_a_table_does_not_hold_for_another_target(tmp_path):
     assert attached(tiny_space(*TIMED), timed_space().step_times).step_times is not None
     assert retarget(timed_space("target.model.rank_multiple=4"), "llama-9m").step_times is None

@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ import torch
 from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import cost
 from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.pieces import Piece, pieces
 from lpanas.lpa.step_table import StepTable, step_table
 from lpanas.lpa.step_time import Stepper
 from lpanas.lpa.train import TrainConfig, is_bfloat16
@@ -70,21 +72,33 @@ def main() -> None:
     config = train_config(space, space.target.model).change(device=args.device)
     torch.set_num_threads(args.threads)
     torch.cuda.init() if config.resolve_device().type == "cuda" else None
-    pieces, began = asked(space), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        table = step_table(config, pieces, _say, Path(folder))
-    print(f"{len(pieces)} pieces in {time.monotonic() - began:.0f} s, under {table.under.model_dump_json()}")
+    began = time.monotonic()
+    table = _measured(config, asked(space))
+    print(f"{len(table.pieces)} pieces in {time.monotonic() - began:.0f} s, under {table.under.model_dump_json()}")
     print(f"spread of a piece: median {median(one.spread for one in table.pieces.values()):.1%}")
     rows = [_row(config, one.target, table, args.rounds) for one in _chosen(space, args)]
     for row in rows:
         print(_line(row))
     _summary("a step's seconds", [row.error for row in rows])
     _summary("its ratio to dense", [row.ratio_error for row in rows if row.placement != rows[0].placement])
+    again = _measured(config, pieces(config.model, config.model.d_ff))
+    drift = _dense_seconds(again, config) / _dense_seconds(table, config) - 1
+    print(f"the dense target's pieces, measured again after all this: {drift:+.1%}")
     if rows[0].peak_bytes is not None:
         _summary("memory_bytes, by formula", [row.formula_bytes / (row.peak_bytes or 1) - 1 for row in rows])
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"under": table.under.model_dump(), "rows": [asdict(row) for row in rows]}, file, indent=1)
+
+
+def _measured(config: TrainConfig, of: Collection[Piece]) -> StepTable:
+    """Without what any cache has."""
+    with tempfile.TemporaryDirectory() as folder:
+        return step_table(config, of, _say, Path(folder))
+
+
+def _dense_seconds(table: StepTable, config: TrainConfig) -> float:
+    return table.step_seconds(config.model, config.model.d_ff, config.batch_size)
 
 
 def _read() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .config import Config, UserError
-from .files import replace_text
+from .files import forget_drafts, replace_text
 from .kernels import COMPILED_KINDS
 from .model import ModelConfig
 from .piece_time import SECONDS, PieceTime, kernels_name, piece_time
@@ -150,6 +150,7 @@ def _keep(table: StepTable, path: Path) -> StepTable:
     merged = table.change(pieces=_cached(path, table.under).pieces | table.pieces)
     with suppress(OSError):  # it is measured again next time
         path.parent.mkdir(parents=True, exist_ok=True)
+        forget_drafts(path.parent)
         replace_text(path, merged.model_dump_json(indent=1) + "\n", sync=False)
     return merged
 

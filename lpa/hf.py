@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import UserError
+from .config import UserError, one_line
 from .draft import draft_of, free_place, move
 from .hf_tokenizer import FILES, HfTokenizer
 from .model import Decoder, ModelConfig
@@ -37,7 +38,7 @@ def write_folder(
     plain = weights is not None and _is_llama(config)
     files = {CONFIG: model_json(config, tokenizer, plain), GENERATION: _generation_json(tokenizer)}
     files |= {} if tokenizer is None else tokenizer.files(config.context)
-    folder, held = _place(folder, weights is not None)
+    folder, held = check_place(folder, weights is not None)
     try:
         with draft_of(folder) as draft:
             for name, content in files.items():
@@ -54,6 +55,13 @@ def write_folder(
             move(draft, folder, CONFIG)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    except SafetensorError as error:  # what it makes of a full disk, too
+        raise UserError(f"{folder}: cannot be written: {one_line(error)}") from None
+
+
+def check(config: ModelConfig, tokenizer: HfTokenizer | None) -> None:
+    """Raises UserError for what write_folder would refuse of a model and its tokenizer."""
+    model_json(config, tokenizer, plain=False)
 
 
 def model_json(config: ModelConfig, tokenizer: HfTokenizer | None, plain: bool) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def model_weights(config: ModelConfig, state: dict[str, Tensor], where: str) -> 
     return {hf_name(name): state[name].detach() for name, _ in model.named_parameters()}
 
 
-def _place(folder: Path, has_weights: bool) -> tuple[Path, bool]:
+def check_place(folder: Path, has_weights: bool) -> tuple[Path, bool]:
     """(The folder, whether it is there with files of an earlier export). Raises UserError where it holds anything else, or
     weights to which there is no successor."""
     folder, held = free_place(folder)

@@ -18,6 +18,8 @@ PACKAGE, REGISTRY, FUNCTION, LOW_RANK = "lpanas_model", "config_registry.py", "t
 SHARDS = "shards"
 """Where the token shards are expected when train.yaml names none: below the folder in which torchtitan is started."""
 _FILES = ("__init__.py", "model.py", LOW_RANK, "training.py", "shards.py")
+WRITTEN = (*_FILES, REGISTRY)
+"""The files of a package; a dense model's has no low-rank layer."""
 _SMALLEST_HEAD = 16
 """What FlexAttention takes on a GPU (torch/_inductor/kernel/flex/flex_attention.py)."""
 _NAMES = {

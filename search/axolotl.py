@@ -1,6 +1,7 @@
 """`lpanas export --to axolotl`: a train.yaml -> what axolotl (0.19.0) pretrains the Hugging Face folder with."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ _TYPES = {".jsonl": "json", ".parquet": "parquet", "": "text"}
 """Our kinds of files in the words of the datasets library."""
 
 
-def write(config: TrainConfig, folder: Path) -> Path:
-    """Write the YAML beside the folder `hf`; its path. Raises UserError."""
+def write(config: TrainConfig, folder: Path, say: Callable[[str], None]) -> Path:
+    """Write the YAML beside the folder `hf`; its path. say: told what it lacks. Raises UserError."""
     datasets, notes = _datasets(config)
     with writing(folder):
         replace_text(folder / CONFIG, trainer.recipe(_keys(config, datasets), _head(config), [*_differences(config), *notes]))
+    trainer.say_missing(config.data, notes, folder / CONFIG, say)
     return folder / CONFIG
 
 

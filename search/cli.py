@@ -229,7 +229,7 @@ def export(
 ) -> None:
     """Write the full-scale training config of a study's winner, or of other runs, with its dense twin, what decided it and what
     it would take; or what was trained as a Hugging Face folder."""
-    from . import exporting, hf_export, terminal, titan_export
+    from . import exporting, hf_export, terminal
 
     forms = hf_export.read_forms(to)
     native = {"--pick": pick, "--mfu": mfu, "--peak-tflops": peak_tflops}
@@ -239,11 +239,8 @@ def export(
         terminal.console.print(str(hf_export.export_checkpoint(checkpoint, out, merge, _hint)), markup=False)
         return
     assert directory is not None
-    for path in exporting.export(directory, storage, pick or ["knee"], target, mfu, peak_tflops):
-        for written in hf_export.export_forms(path, forms, _hint):
-            terminal.console.print(str(written), markup=False)
-        if "torchtitan" in forms:
-            terminal.console.print(str(titan_export.export_config(path)), markup=False)
+    assumed = exporting.assumed(mfu, peak_tflops)
+    exporting.export(directory, storage, pick or ["knee"], target, assumed, forms, _hint)
 
 
 @app.command()

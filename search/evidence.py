@@ -7,6 +7,7 @@ from typing import Any
 
 from ..lpa.config import UserError
 from ..lpa.model import ModelConfig
+from .anchored import anchored
 from .confirmation import Confirmation
 from .proxy import Record
 from .results import Results
@@ -106,7 +107,7 @@ def evidence(found: Results, record: Record, out: Path) -> Evidence:
         proxy_d_model=record.model.d_model,
         proxy_layers=record.model.n_layers,
         proxy_context=record.model.context,
-        proxy_data=proxy.data.model_dump(mode="json"),
+        proxy_data=anchored(proxy.data).model_dump(mode="json"),
         proxy_lr=proxy.optim.lr,
         resolvable_nats=noise.resolvable_nats if noise else None,
         noise_seeds=noise.n if noise else 0,

@@ -2,7 +2,8 @@
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,12 @@ from ..lpa.config import UserError, dump_yaml, first_mistake, one_line
 from ..lpa.files import replace_text, writing
 from ..lpa.model import ModelConfig
 from ..lpa.train import TrainConfig
+from .anchored import anchored, unanchored
 from .carry import rebuilt, retarget, train_config
 from .caveats import caveats
 from .evidence import Evidence, evidence, words
 from .export_readme import DENSE, SLURM, readme, slurm
+from .forms import retire
 from .predict import Assumed, Prediction, lines, predict
 from .proxy import Record
 from .replacing import replace_config, replace_script
@@ -74,14 +77,19 @@ class Planned:
     shape: str | None
     """The target's name; None for the space's own."""
 
+    def places(self, out: Path, apart: bool) -> tuple[Path, Path]:
+        """The folders of the target and of the config in a study's folder: one, unless picks lie apart."""
+        place = out / "export" / (self.shape or "target")
+        return place, place / self.record.run if apart else place
+
     @cached_property
     def twin(self) -> TrainConfig:
         """The dense one: the same data, tokens, batch, seed and rule."""
-        return train_config(self.space, self.space.target.model)
+        return train_config(self.space, self.space.target.model).change(data=self.config.data)
 
     def caveats(self, its: Evidence) -> list[str]:
         """What does not hold of this target."""
-        return caveats(self.space, self.config, self.shape, bool(its.ladder))
+        return [*caveats(self.space, self.config, self.shape, bool(its.ladder)), *unanchored(self.config.data)]
 
 
 def export(
@@ -100,32 +108,53 @@ def planned(found: Results, record: Record, shape: str | None = None) -> Planned
     except ValueError as error:
         reason = first_mistake(ModelConfig, error) if isinstance(error, ValidationError) else one_line(error)
         raise UserError(f"--target {shape}: {reason}" if shape else f"target.model: {reason}") from None
-    return Planned(found, record, space, config, shape)
+    return Planned(found, record, space, config.change(data=anchored(config.data)), shape)
 
 
-def write(plan: Planned, out: Path, assumed: Assumed, apart: bool = False) -> Written:
+def write(plan: Planned, out: Path, assumed: Assumed, apart: bool = False, forms: Sequence[str] = ()) -> Written:
     """Write train.yaml and prediction.json into export/target/ (or export/<shape>/) of a study's folder `out`, or apart from
-    other picks into a folder of the run's name in there; and dense/train.yaml, slurm.sh and README.md for all of them."""
-    place = out / "export" / (plan.shape or "target")
-    folder = place / plan.record.run if apart else place
+    other picks into a folder of the run's name in there; and dense/train.yaml, slurm.sh and README.md for all of them. Forms
+    that lie beside a config and are of another one are taken away. forms: what is going to be written anew beside each.
+    Raises UserError."""
+    place, folder = plan.places(out, apart)
     its = forecast(plan, out, assumed)
     twin = f"{'../' if apart else ''}{DENSE}/{CONFIG}"
     text = dump_yaml(plan.config, _head(plan, its, twin), rules(plan.space, plan.record, plan.config, plan.shape))
     dense = dump_yaml(plan.twin, _dense_head(plan, its), rules(plan.space, None, plan.twin, plan.shape))
-    with writing(folder):
+    files = [folder / CONFIG, place / DENSE / CONFIG, place / SLURM, folder / PREDICTION, place / "README.md"]
+    with writing(folder), _wholly(files):
         for one in (folder, place / DENSE):
             one.mkdir(parents=True, exist_ok=True)
-        replaced = [*replace_config(folder / CONFIG, text), *replace_config(place / DENSE / CONFIG, dense)]
+        replaced = [*retire(folder, plan.config, forms), *retire(place / DENSE, plan.twin, forms)]
+        replaced += [*replace_config(folder / CONFIG, text), *replace_config(place / DENSE / CONFIG, dense)]
         replaced += replace_script(place / SLURM, slurm())
         replace_text(folder / PREDICTION, json.dumps(asdict(its), indent=1, allow_nan=False) + "\n")
         replace_text(place / "README.md", readme(place))
     return Written(plan.record, folder / CONFIG, place / DENSE / CONFIG, tuple(replaced), tuple(plan.caveats(its.evidence)))
 
 
+@contextmanager
+def _wholly(files: Iterable[Path]) -> Generator[None]:
+    """Where one of the files cannot be written, none is left that was not there before, nor a folder."""
+    new = [path for path in files if not path.exists()]
+    made = {above for path in new for above in path.parents if not above.exists()}
+    try:
+        yield
+    except OSError:
+        for path in new:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in sorted(made, reverse=True):
+                folder.rmdir()
+        raise
+
+
 def picks(found: Results, asked: Sequence[str]) -> dict[str, Record]:
     """The records of `knee`, `loss,cost`, `12`, ..., each run once, under the words that name it. Raises UserError."""
     named = dict[str, tuple[list[str], Record]]()
     for word in _words(asked):
+        if not word:
+            raise UserError("--pick: expected knee, loss, cost or a run, found nothing beside a comma")
         record = found.pick(word)
         named.setdefault(record.run, ([], record))[0].append(word)
     return {", ".join(its): record for its, record in named.values()}

@@ -1,13 +1,19 @@
 """README.md and slurm.sh of a folder of exported configs: what is there, how to start it, what it would take."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..lpa.config import UserError
+from ..lpa.train import TrainConfig
+from .forms import starts
+from .presets import load_config
+
 SLURM, DENSE = "slurm.sh", "dense"
+_TWIN = f"{DENSE}/train.yaml"
 
 
 def slurm() -> str:
@@ -20,10 +26,16 @@ def readme(place: Path) -> str:
     configs = sorted(
         [*place.glob("train.yaml"), *place.glob("*/train.yaml")], key=lambda path: (path.parent.name == DENSE, path)
     )
-    names = [str(path.relative_to(place)) for path in configs]
-    listed = "\n".join(f"- `{name}`: {_first(path)}" for name, path in zip(names, configs, strict=True))
-    starts = "\n".join(f"    lpanas train {name}" for name in names)
-    name, seeds = names[0], configs[0].parent.relative_to(place) / "seed-1"
+    named, again = {str(path.relative_to(place)): path for path in configs}, repeated(place)
+    listed = "\n".join(
+        f"- `{name}`: {_first(path)}{f', {again[name]}' if name in again else ''}" for name, path in named.items()
+    )
+    names = [name for name in named if name not in again]
+    name = names[0]
+    seeded = "\n".join(
+        f"    lpanas train {one} --out {Path(one).parent / 'seed-1'} --set seed=1" for one in dict.fromkeys([name, _TWIN])
+    )
+    starts = "\n".join(f"    lpanas train {one}" for one in names)
     return f"""# Exported by lpanas
 
 {listed}
@@ -43,23 +55,49 @@ On N GPUs of one machine, and on a cluster:
     torchrun --nproc-per-node N --no-python lpanas train {name}
     sbatch --nodes 2 {SLURM} {name}
 
-Results go to `train/` beside the config, or to `--out`. The text is the search's: set `data` to your own (`--set` or in the
-file), the same for the dense twin. Relative paths in `data` start where the command does.
+Results go to `train/` beside the config, or to `--out`. The text is the search's, by its whole path: set `data` to your own
+(`--set` or in the file), the same for the dense twin. Relative paths in `data` start where the command does.
 
-## What it came to
+{_others(configs, place)}## What it came to
 
     lpanas show .
 
 compares what lies in folders beside each config with the dense twin's, seed by seed. One seed does not tell a small difference
 from chance; more of them, for each of the two:
 
-    lpanas train {name} --out {seeds} --set seed=1
-    lpanas train {DENSE}/train.yaml --out {DENSE}/seed-1 --set seed=1
+{seeded}
 
 ## What it would take
 
 {_table(place)}
 """
+
+
+def repeated(place: Path) -> dict[str, str]:
+    """Configs of a target's folder that are the same training as another one there -> what is to be said of that."""
+    first, again = dict[TrainConfig, str](), dict[str, str]()
+    for path in sorted((*place.glob("train.yaml"), *place.glob("*/train.yaml")), key=lambda path: path.parent.name != DENSE):
+        name = str(path.relative_to(place))
+        try:
+            config = load_config(path)
+        except UserError:  # edited so that it cannot be read
+            continue
+        if (other := first.setdefault(config, name)) == _TWIN != name:
+            again[name] = f"is the dense model itself: {_TWIN} alone need be trained"
+        elif other != name:
+            again[name] = f"is the same training as {other}: one of them is enough"
+    return again
+
+
+def _others(configs: Sequence[Path], place: Path) -> str:
+    """A section on the forms for other programs that lie beside the configs, if there are any."""
+    lines = list[str]()
+    for folder in dict.fromkeys(path.parent for path in configs):
+        at = folder.relative_to(place)
+        enter = "" if folder == place else f"cd {at} && "
+        for name, command in starts(folder):
+            lines.append(f"- `{at / name}`: " + (f"`{enter}{command}`" if command else f"see `{at / name / 'README.md'}`"))
+    return "" if not lines else "\n".join(["## In other programs", "", "In this folder:", "", *lines, "", ""])
 
 
 def _first(path: Path) -> str:

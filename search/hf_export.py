@@ -5,11 +5,13 @@ from pathlib import Path
 
 from ..lpa import checkpoint_folder, hf, keeper
 from ..lpa.config import UserError, nearest
+from ..lpa.files import writing
 from ..lpa.hf_tokenizer import HfTokenizer, bytes_tokenizer, hf_tokenizer, tokenizer_beside
 from ..lpa.prepare import content_of
 from ..lpa.shards import META
 from ..lpa.train import CHECKPOINT, CONFIG, TrainConfig
-from . import axolotl, llamafactory
+from . import axolotl, llamafactory, titan_export
+from .forms import record
 from .hf_readme import readme
 from .presets import load_config
 
@@ -53,10 +55,17 @@ def check_words(
 
 
 def export_forms(path: Path, forms: tuple[str, ...], say: Callable[[str], None]) -> list[Path]:
-    """What forms ask for beside a train.yaml; what was written. Raises UserError."""
-    wanted = [form for form in RECIPES if form in forms]
-    folders = [export_config(path, say)] if "hf" in forms or wanted else []
-    return folders + [RECIPES[form](load_config(path), path.parent) for form in wanted]
+    """What forms ask for beside a train.yaml; what was written. Raises UserError.
+
+    say: told what is missing in them.
+    """
+    config, wanted = load_config(path), [form for form in RECIPES if form in forms]
+    done = {"hf": export_config(path, say)} if "hf" in forms or wanted else {}
+    done |= {form: RECIPES[form](config, path.parent, say) for form in wanted}
+    done |= {"torchtitan": titan_export.export_config(path)} if "torchtitan" in forms else {}
+    with writing(path.parent):
+        record(path.parent, config, [*done])
+    return [*done.values()]
 
 
 def export_config(path: Path, say: Callable[[str], None]) -> Path:

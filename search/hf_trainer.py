@@ -1,7 +1,7 @@
 """A training in the words of programs that use transformers' Trainer, and what they have no words for."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,12 @@ def yours(data: DataConfig) -> str:
     return f'The text ({data.name}) is not here as files that it reads: put yours into {PLACEHOLDER}, a {{"text": ...}} a line.'
 
 
+def say_missing(data: DataConfig, notes: Sequence[str], path: Path, say: Callable[[str], None]) -> None:
+    """On the screen, too, that a file has the placeholder in place of the text."""
+    if yours(data) in notes:
+        say(f"{path}: {yours(data)}")
+
+
 def differences(config: TrainConfig) -> list[str]:
     """What is not as in `lpanas train` under any Trainer, in words."""
     context, first = config.model.context, "0" if warmup_steps(config) else "the peak"
@@ -98,6 +104,7 @@ def differences(config: TrainConfig) -> list[str]:
         f"A window of {context} tokens has {context - 1} targets; in lpanas train {context}.",
         f"The learning rate follows the same curve a step later; that of the first step is {first}.",
         "All of the text is trained on, again and again if it is short; lpanas train holds out 10 % of the documents.",
+        "Nothing is evaluated; lpanas train says the loss on documents that it holds out.",
     ]
 
 

@@ -1,6 +1,7 @@
 """`lpanas export --to llamafactory`: a train.yaml -> what LLaMA-Factory (0.9.5) pretrains the Hugging Face folder with."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ _READS = {".jsonl", ".parquet", ".txt"}
 """Of our kinds of files, those that it reads; it knows a kind by its name."""
 
 
-def write(config: TrainConfig, folder: Path) -> Path:
-    """Write the YAML, and the list of datasets that it names, beside the folder `hf`; the YAML's path. Raises UserError."""
+def write(config: TrainConfig, folder: Path, say: Callable[[str], None]) -> Path:
+    """Write the YAML, and the list of datasets that it names, beside the folder `hf`; the YAML's path. say: told
+    what it lacks. Raises UserError."""
     datasets, notes = _datasets(config)
     text = trainer.recipe(_keys(config, list(datasets)), _head(config), [*_differences(config), *notes])
     with writing(folder):
         replace_text(folder / DATASETS, json.dumps(datasets, indent=2, ensure_ascii=False) + "\n")
         replace_text(folder / CONFIG, text)
+    trainer.say_missing(config.data, notes, folder / CONFIG, say)
     return folder / CONFIG
 
 

@@ -9,6 +9,8 @@ from ..lpa.train import TrainConfig
 MFU, PEAK_TFLOPS = 0.4, 989.0
 """Assumptions. 0.4: of a GPU's peak, for a training that is tuned (nanochat's logs have 41 % for 12 layers on an H100). 989: an
 H100 SXM in bfloat16 without sparsity (NVIDIA's data sheet)."""
+LEAST_MFU = 0.001
+"""Less is a slip of the pen."""
 BFLOAT16_BYTES = 2
 
 
@@ -23,8 +25,8 @@ class Assumed:
 
     def check(self) -> "Assumed":
         """Itself. Raises UserError for what no GPU can do."""
-        if not 0 < self.mfu <= 1:
-            raise UserError(f"--mfu: expected a share of the peak above 0 and at most 1, found {self.mfu:g}")
+        if not LEAST_MFU <= self.mfu <= 1:
+            raise UserError(f"--mfu: expected a share of the peak from {LEAST_MFU:g} to 1, found {self.mfu:g}")
         if not 0 < self.peak_tflops < float("inf"):
             raise UserError(f"--peak-tflops: expected TFLOP/s above 0, found {self.peak_tflops:g}")
         return self

@@ -54,10 +54,15 @@ def _is_stamped(text: str) -> bool:
     return bool(found) and text == above + _stamp(above)
 
 
-def _keep(path: Path) -> Path:
-    """Copy a file beside its place, under the first name that is free."""
+def free_name(path: Path) -> Path:
+    """The first of NAME.old, NAME.old-2, ... that is free."""
     names = (path.with_name(f"{path.name}.old{'' if number == 1 else f'-{number}'}") for number in count(1))
-    free = next(one for one in names if not one.exists())
+    return next(one for one in names if not one.exists())
+
+
+def _keep(path: Path) -> Path:
+    """Copy a file beside its place."""
+    free = free_name(path)
     shutil.copy2(path, free)
     return free
 

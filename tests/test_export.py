@@ -233,7 +233,7 @@ def test_several_picks_lie_in_a_folder_each_beside_one_dense_twin(tmp_path, call
     assert code == 0
     assert sorted(path.name for path in place.iterdir()) == ["README.md", "dense", "slurm.sh", "trial-2", "trial-4", "trial-6"]
     for run, word in (("trial-4", "knee"), ("trial-6", "loss"), ("trial-2", "2")):
-        assert f"{run}, {word} (" in said
+        assert f"{run}{'' if word == '2' else f', {word}'} (" in said
         found[run] = json.loads((place / run / "prediction.json").read_text())
         assert found[run]["evidence"]["run"] == run
         assert f"from {run} of" in (place / run / "train.yaml").read_text().splitlines()[0]
@@ -283,9 +283,11 @@ def test_the_defaults_of_the_command_line_are_those_of_the_prediction(tmp_path, 
     ("words", "line"),
     [
         (("--pick", "knee,77"), "--pick 77: no such run"),
-        (("--pick", "knee,"), "--pick : no such run"),
-        (("--mfu", "0"), "--mfu: expected a share of the peak above 0"),
-        (("--mfu", "40"), "--mfu: expected a share of the peak above 0 and at most 1, found 40"),
+        (("--pick", "knee,"), "--pick: expected knee, loss, cost or a run, found nothing beside a comma"),
+        (("--mfu", "0"), "--mfu: expected a share of the peak from 0.001 to 1, found 0"),
+        (("--mfu", "40"), "--mfu: expected a share of the peak from 0.001 to 1, found 40"),
+        (("--target", "lpa-370m", "--to", "hf"), "hf: model.ffn: relu is not in Hugging Face's Llama"),
+        (("--pick", "knee,loss", "--to", "torchtitan", "--target", "lpa-370m"), "torchtitan: model.ffn: relu is not in"),
         (("--peak-tflops", "nan"), "--peak-tflops: expected TFLOP/s above 0"),
         (("--target", "llama-9b"), "--target: unknown shape 'llama-9b'"),
         (("--pick", "0,1", "--target", "cpu-64"), "--target cpu-64: placement: rank 64"),

@@ -105,9 +105,9 @@ def test_the_prediction_stands_in_the_files_head_with_its_assumptions(tmp_path):
     assert "not measured with lpanas train" in " ".join((path.parent / "README.md").read_text().split())
 
 
-@pytest.mark.parametrize("mfu", [0.0, -1.0, 1.01, math.nan, math.inf])
+@pytest.mark.parametrize("mfu", [0.0, -1.0, 1e-300, 0.0009, 1.01, math.nan, math.inf])
 def test_a_utilisation_that_no_gpu_has_is_a_mistake(mfu):
-    with pytest.raises(UserError, match=r"--mfu: expected a share of the peak above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"--mfu: expected a share of the peak from 0.001 to 1"):
         Assumed(mfu).check()
 
 

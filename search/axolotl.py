@@ -1,11 +1,13 @@
 """`lpanas export --to axolotl`: a train.yaml -> what axolotl (0.19.0) pretrains the Hugging Face folder with."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..lpa.files import replace_text, writing
+from ..lpa.paths import MAGIC, files_of
+from ..lpa.sources import DataConfig
 from ..lpa.text import kind
 from ..lpa.train import TrainConfig
 from . import hf_trainer as trainer
@@ -98,14 +100,35 @@ def _datasets(config: TrainConfig) -> tuple[list[dict[str, Any]], list[str]]:
         groups.setdefault(_TYPES[kind(path)[0]], []).append(path)
     if groups:
         lines = ["Each line of a text file is a document."] if "text" in groups else []
-        return [_files(name, paths, data.text_field) for name, paths in groups.items()], lines
+        return [_files(name, paths, data) for name, paths in groups.items()], lines
     return [_entry(trainer.PLACEHOLDER, "train", "text", ds_type="json")], [trainer.yours(data)]
 
 
-def _files(name: str, paths: list[Path], field: str) -> dict[str, Any]:
+def _files(name: str, paths: list[Path], data: DataConfig) -> dict[str, Any]:
     folder = os.path.commonpath([path.parent for path in paths])  # only of a folder it reads the files that are named
-    field = "text" if name == "text" else field
-    return _entry(folder, "train", field, ds_type=name, data_files=[str(path) for path in paths])
+    field = "text" if name == "text" else data.text_field
+    return _entry(folder, "train", field, ds_type=name, data_files=list(_words(data, paths)))
+
+
+def _words(data: DataConfig, paths: list[Path]) -> Iterator[str]:
+    """Files of a kind by the globs that name them, where the datasets library reads these alike; the others one by one."""
+    left = dict.fromkeys(paths)
+    for word in data.text:
+        files = [path.resolve() for path in files_of(word)]
+        whole = _whole_glob(word)
+        if whole and len(files) > 1 and len({*files} & left.keys()) == len(files):
+            yield whole
+        else:
+            yield from (str(path) for path in dict.fromkeys(files) if path in left)
+        for path in files:
+            left.pop(path, None)
+
+
+def _whole_glob(word: str) -> str:
+    """`text/*.jsonl` by its whole path; empty for what is no such glob."""
+    path = Path(word).expanduser()
+    folder, magic = path.parent.resolve(), MAGIC & {*path.name}
+    return str(folder / path.name) if magic == {"*"} and "**" not in path.name and not MAGIC & {*str(folder)} else ""
 
 
 def _entry(path: str, split: str, field: str, **more: object) -> dict[str, Any]:

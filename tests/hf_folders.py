@@ -92,8 +92,9 @@ OPTIM = {"lr": 1e-2, "lr_base_width": 32, "warmup_share": 0.25, "final_share": 0
 
 def recipe(folder: Path, form: str, **fields: object) -> TrainConfig:
     """A training of 8 steps on DOCUMENTS, exported to a form into a folder; returns it."""
-    (folder / "text").mkdir(parents=True)
-    (folder / "text" / "a.jsonl").write_text("".join(json.dumps({"body": one}) + "\n" for one in DOCUMENTS))
+    (folder / "text").mkdir(parents=True, exist_ok=True)
+    for name, its in (("a", DOCUMENTS[:150]), ("b", DOCUMENTS[150:])):
+        (folder / "text" / f"{name}.jsonl").write_text("".join(json.dumps({"body": one}) + "\n" for one in its))
     raw: dict[str, object] = {
         "model": RECIPE_SHAPE | PLACED,
         "data": {"source": "text", "text": [f"{folder}/text/*.jsonl"], "text_field": "body"},

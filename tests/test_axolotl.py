@@ -11,6 +11,7 @@ from lpanas.lpa.model import ModelConfig, build
 from lpanas.lpa.optim import optimizer
 from lpanas.lpa.train import TrainConfig
 from lpanas.lpa.weights import hf_name
+from lpanas.search.axolotl import write
 
 SCRIPT = """
 import json, os, sys
@@ -60,6 +61,9 @@ print("\\n" + json.dumps(said, default=str))
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainConfig]:
     folder = tmp_path_factory.mktemp("recipe")
+    (folder / "text").mkdir()
+    for name in ("notes.txt", ".hidden.jsonl"):  # beside the text, and not of it
+        (folder / "text" / name).write_text("mine")
     return folder, recipe(folder, "axolotl")
 
 
@@ -123,6 +127,25 @@ def test_each_tensor_has_its_own_learning_rate_in_axolotl(config: tuple[Path, Tr
         assert rates == pytest.approx(expected[name]), name
 
 
-def test_axolotl_reads_the_trainings_own_text(read: list[Any]) -> None:
+def test_axolotl_reads_the_trainings_own_text(config: tuple[Path, TrainConfig], read: list[Any]) -> None:
+    folder, _ = config
+    assert yaml.safe_load((folder / "axolotl.yaml").read_text())["datasets"][0]["data_files"] == [f"{folder}/text/*.jsonl"]
     tokens = [[*text.encode(), 256] for text in DOCUMENTS]
     assert sorted(read[4]) == sorted(one[first : first + 48] for one in tokens for first in range(0, len(one), 48))
+
+
+def test_a_glob_is_named_where_it_is_the_same_files_and_each_file_is_named_once(tmp_path: Path) -> None:
+    folder = tmp_path / "it"
+    ours = recipe(folder, "axolotl")
+    for name in ("c.jsonl", "d.jsonl", "e.txt"):
+        (folder / "text" / name).write_text("{}")
+    a, b, c, d = (f"{folder}/text/{letter}.jsonl" for letter in "abcd")
+    whole = f"{folder}/text/*.jsonl"
+    for words, named in (
+        ((c, whole), [c, a, b, d]),  # the glob would name one of them again
+        ((whole, c), [whole]),
+        ((f"{folder}/text/[ab].jsonl", f"{folder}/**/*.jsonl"), [a, b, c, d]),
+        ((f"{folder}/text/*",), [a, b, c, d]),  # of two kinds
+    ):
+        write(ours.change(data=ours.data.change(text=words)), folder, print)
+        assert yaml.safe_load((folder / "axolotl.yaml").read_text())["datasets"][0]["data_files"] == named

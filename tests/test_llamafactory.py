@@ -145,7 +145,7 @@ def test_the_list_of_datasets_points_to_the_trainings_own_text(tmp_path: Path) -
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         config = recipe(folder, "native").change(data=data)
-        path = llamafactory.write(config, folder)
+        path = llamafactory.write(config, folder, print)
         entries = json.loads((folder / "dataset_info.json").read_text())
         names = yaml.safe_load(path.read_text())["dataset"].split(",")
         assert names == list(entries)

@@ -7,6 +7,7 @@ from ..lpa import titan
 from ..lpa.files import replace_text, writing
 from ..lpa.sources import DataConfig
 from ..lpa.train import TrainConfig
+from .anchored import unanchored
 from .presets import load_config
 
 FOLDER, VERSION = "torchtitan", "0.3.0"
@@ -73,7 +74,7 @@ def _shards(data: DataConfig) -> str:
     words += ["--vocab-size", str(data.vocab_size)] if data.vocab_size else []
     words += ["--text-field", data.text_field] if data.text_field != "text" else []
     words += ["--end-of-text", data.end_of_text] if data.end_of_text else []
-    told = "    # started where the paths begin that are relative" if data.source == "text" else ""
+    told = "    # started where the relative paths begin; shards is then moved here" if unanchored(data) else ""
     if data.split not in (None, "train"):
         told = f"    # which reads the split train, where train.yaml has {data.split}"
     return f"    {shlex.join(words)}{told}"

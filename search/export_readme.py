@@ -9,11 +9,16 @@ from typing import Any
 
 from ..lpa.config import UserError
 from ..lpa.train import TrainConfig
+from .anchored import unanchored
 from .forms import starts
 from .presets import load_config
 
 SLURM, DENSE = "slurm.sh", "dense"
 _TWIN = f"{DENSE}/train.yaml"
+_PATHS = {
+    True: "Its paths are whole, as at the export; relative ones start where the command does.",
+    False: "**Some of its paths are relative, and start where the command does, not here.**",
+}
 
 
 def slurm() -> str:
@@ -28,7 +33,7 @@ def readme(place: Path) -> str:
     )
     named, again = {str(path.relative_to(place)): path for path in configs}, repeated(place)
     listed = "\n".join(
-        f"- `{name}`: {_first(path)}{f', {again[name]}' if name in again else ''}" for name, path in named.items()
+        f"- `{name}`: {_first(path)}{f'; it {again[name]}' if name in again else ''}" for name, path in named.items()
     )
     names = [name for name in named if name not in again]
     name = names[0]
@@ -55,8 +60,8 @@ On N GPUs of one machine, and on a cluster:
     torchrun --nproc-per-node N --no-python lpanas train {name}
     sbatch --nodes 2 {SLURM} {name}
 
-Results go to `train/` beside the config, or to `--out`. The text is the search's, by its whole path: set `data` to your own
-(`--set` or in the file), the same for the dense twin. Relative paths in `data` start where the command does.
+Results go to `train/` beside the config, or to `--out`. The text is the search's: set `data` to your own (`--set` or in the
+file), the same for the dense twin. {_PATHS[_is_whole(configs[0])]}
 
 {_others(configs, place)}## What it came to
 
@@ -87,6 +92,14 @@ def repeated(place: Path) -> dict[str, str]:
         elif other != name:
             again[name] = f"is the same training as {other}: one of them is enough"
     return again
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a config's text is found wherever a training starts."""
+    try:
+        return not unanchored(load_config(path).data)
+    except UserError:  # edited so that it cannot be read
+        return True
 
 
 def _others(configs: Sequence[Path], place: Path) -> str:

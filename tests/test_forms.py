@@ -129,7 +129,7 @@ def test_a_config_that_lies_there_twice_is_started_once(study: Path, call: Call)
     assert "trial-0/train.yamlisthedensemodelitself:dense/train.yamlaloneneedbetrained" in said
     assert "trial-4/train.yamlisthesametrainingastrain.yaml:oneofthemisenough" in said
     assert "trial-4, knee (" in call("export", study, "--pick", "knee,trial-4,0")[1]
-    assert len(re.findall(r"^- `trial-\d/train.yaml`: .*, is the ", readme, re.MULTILINE)) == 2
+    assert len(re.findall(r"^- `trial-\d/train.yaml`: .*; it is the ", readme, re.MULTILINE)) == 2
 
 
 def test_an_export_of_the_dense_arm_alone_trains_one_model(study: Path, call: Call) -> None:
@@ -151,11 +151,13 @@ def test_paths_are_whole_so_that_a_training_starts_anywhere(
     config = load_config(done.path)
     assert config.data.text == (f"{tmp_path}/my text/*.txt", "gone/*.txt")
     assert load_config(done.dense).data == config.data
+    assert "Some of its paths are relative" in (done.path.parent / "README.md").read_text()
     assert any("'gone/*.txt' stays relative to where the training is started" in line for line in done.caveats)
 
     space = tiny_space("proxy.data={source: text, text: ['my text/*.txt'], max_epochs: null, valid_tokens: 64}")
     found = Results(space, arm_records(space, 3.0, 3.1), [])
     place = export(found, found.records[1], tmp_path).path.parent
+    assert "Its paths are whole" in (place / "README.md").read_text()
     export_forms(place / "train.yaml", ("torchtitan",), print)
     monkeypatch.chdir(place)
     small = ["--set", "tokens=1024", "--set", "evals=1", "--set", "device=cpu"]

@@ -13,8 +13,8 @@ from .model import ModelConfig
 from .shards import Shards, n_windows
 from .sources import DataConfig
 
-RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory, that the training tokens may take (assumption)."""
+RESIDENT_BYTES = 2**30
+"""Of training tokens, that may lie on a GPU (assumption): a proxy run of 20 million takes 40 MB."""
 
 
 def check_fits(shards: Shards, config: DataConfig, tokens: int, model: ModelConfig) -> None:
@@ -34,32 +34,50 @@ def check_fits(shards: Shards, config: DataConfig, tokens: int, model: ModelConf
 
 class Batches:
     """Training batches: windows of context + 1 tokens, in an order drawn anew for every epoch from (seed, epoch). part: which
-    sequences of each are read, where a process reads its own alone. tokens: see resident; batches are where they are."""
+    sequences of each are read, where a process reads its own alone."""
 
-    def __init__(
-        self, tokens: np.ndarray | Tensor, context: int, batch_size: int, seed: int, part: slice = slice(None)
-    ) -> None:
+    def __init__(self, tokens: np.ndarray, context: int, batch_size: int, seed: int, part: slice = slice(None)) -> None:
         self.tokens, self.context, self.batch_size, self.seed, self.part = tokens, context, batch_size, seed, part
         self.n_windows = (len(tokens) - 1) // context
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of a step, each (batch, context) int64; a pure function of (seed, step)."""
+        return windows(self.tokens, self.read(step) * self.context, self.context)
+
+    def read(self, step: int) -> np.ndarray:
+        """(batch,): the numbers of the windows of a step."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)[self.part]
-        order = [_order(self.seed, place // self.n_windows, self.n_windows)[place % self.n_windows] for place in places]
-        return windows(self.tokens, np.array(order) * self.context, self.context)
+        return np.array(
+            [_order(self.seed, place // self.n_windows, self.n_windows)[place % self.n_windows] for place in places]
+        )
 
 
-def resident(tokens: np.ndarray, device: torch.device) -> np.ndarray | Tensor:
-    """A split's tokens where batches are cut from them: in the memory of a GPU that has room for them, so that no step waits
-    for the host; else as they are. As signed numbers of the same bits there: torch indexes no others."""
-    if device.type != "cuda" or tokens.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return tokens
-    return signed(tokens).to(device)
+class ResidentBatches:
+    """The same batches of some steps, cut from the windows that these read, on a device: no step waits for the host."""
+
+    def __init__(self, batches: Batches, steps: range, device: torch.device) -> None:
+        self.batches, self.device = batches, device
+        self.held = np.unique(np.concatenate([batches.read(step) for step in steps]))
+        places = self.held[:, None] * batches.context + np.arange(batches.context + 1)  # (windows, context + 1)
+        self.windows = signed(batches.tokens[places]).to(device)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """(inputs, targets) of a step, each (batch, context) int64, on the device."""
+        rows = torch.from_numpy(np.searchsorted(self.held, self.batches.read(step))).to(self.device, non_blocking=True)
+        block = self.windows[rows].long() & (2 ** (8 * self.windows.element_size()) - 1)
+        return block[:, :-1], block[:, 1:]
+
+
+def near(batches: Batches, steps: range, device: torch.device) -> Batches | ResidentBatches:
+    """Batches for a device: on a GPU itself where what the steps read takes at most RESIDENT_BYTES, else from the host."""
+    read = len(range(batches.batch_size)[batches.part]) * len(steps)
+    size = min(read, batches.n_windows) * (batches.context + 1) * batches.tokens.itemsize
+    return ResidentBatches(batches, steps, device) if device.type == "cuda" and 0 < size <= RESIDENT_BYTES else batches
 
 
 def signed(tokens: np.ndarray) -> Tensor:
-    """uint16 or uint32 as int16 or int32 of the same bits."""
-    return torch.from_numpy(np.array(tokens).view(f"i{tokens.itemsize}"))
+    """uint16 or uint32 as int16 or int32 of the same bits: torch indexes no others."""
+    return torch.from_numpy(tokens.view(f"i{tokens.itemsize}"))
 
 
 def valid_batches(tokens: np.ndarray, context: int, limit: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,19 +88,10 @@ def valid_batches(tokens: np.ndarray, context: int, limit: int, batch_size: int)
         yield windows(tokens, starts, context)
 
 
-def windows(tokens: np.ndarray | Tensor, starts: np.ndarray, context: int) -> tuple[Tensor, Tensor]:
+def windows(tokens: np.ndarray, starts: np.ndarray, context: int) -> tuple[Tensor, Tensor]:
     """(inputs, targets) of the windows that start there, each (len(starts), context) int64."""
-    if isinstance(tokens, Tensor):
-        return cut(tokens, torch.from_numpy(starts).to(tokens.device, non_blocking=True), context)
     taken = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)  # (batch, context + 1)
     block = torch.from_numpy(taken)
-    return block[:, :-1], block[:, 1:]
-
-
-def cut(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
-    """The same of signed tokens, on their device. tokens: (n,), starts: (batch,)."""
-    places = starts[:, None] + torch.arange(context + 1, device=tokens.device)  # (batch, context + 1)
-    block = tokens[places].long() & (2 ** (8 * tokens.element_size()) - 1)
     return block[:, :-1], block[:, 1:]
 
 

@@ -2,6 +2,7 @@
 but for the last bits, whichever it is."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -21,7 +22,8 @@ a new placement waits for no compiler. blocks: each kind of block as a whole, an
 on a GPU where Triton is installed, else plain."""
 
 COMPILED_KINDS = 64
-"""Kinds of blocks that a process compiles at most; torch's own limit, 8, is below what a search or a deep placement has."""
+"""Kinds of blocks, or of a region's inputs, that a process compiles at most. Beyond torch's own limit, 8, the next ones would
+silently run as they are: regions have up to 15 in a search with evaluations and widths, and blocks as many as placements."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, kind: torch.dtype) -> Tensor:
@@ -70,8 +72,6 @@ class Kernels:
 
 
 PLAIN = Kernels()
-
-
 JOINED = Kernels(joins=True)
 
 
@@ -83,6 +83,7 @@ def can_compile() -> bool:
 @cache
 def regions(backend: str) -> Kernels:
     """Compiled at their first use, once for all models of a process."""
+    _allow_kinds()
     its = partial(torch.compile, backend=backend)
     return Kernels(its(rms_norm), its(add_rms_norm), its(rotate_both), its(swiglu), its(cross_entropy), joins=True)
 
@@ -90,8 +91,19 @@ def regions(backend: str) -> Kernels:
 @cache
 def compiled(call: Callable[Inputs, Tensor], backend: str) -> Callable[Inputs, Tensor]:
     """A method of a model, compiled at its first use for each kind of model that it meets, once for all models of a process."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_KINDS)
+    _allow_kinds()
     return torch.compile(call, backend=backend)
+
+
+def _allow_kinds() -> None:
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_KINDS)
+
+
+def each_shape_by_itself(name: str) -> AbstractContextManager[object]:
+    """While times are taken: what is compiled knows its shape, as in a training, which has but one; not one for several."""
+    if name == "plain":
+        return nullcontext()
+    return torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=COMPILED_KINDS)
 
 
 def resolved(name: KernelsName, device: torch.device) -> KernelsName:
@@ -107,7 +119,7 @@ def products(layers: Sequence[nn.Module], x: Tensor, joins: bool) -> list[Tensor
     firsts = [first(layer) for layer in layers]
     if not joins or any(one.bias is not None for one in firsts):
         return [layer(x) for layer in layers]
-    whole = F.linear(x, torch.cat([one.weight for one in firsts]))
+    whole = F.linear(x, torch.cat([one.weight.to(x.dtype) for one in firsts]))
     parts = whole.split([one.out_features for one in firsts], dim=-1)
     return [layer.second(part) if isinstance(layer, LowRankLinear) else part for layer, part in zip(layers, parts, strict=True)]
 

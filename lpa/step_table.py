@@ -4,14 +4,14 @@ import platform
 import re
 import time
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from .config import Config, UserError
 from .files import forget_drafts, replace_text
-from .kernels import COMPILED_KINDS
+from .kernels import each_shape_by_itself
 from .model import ModelConfig
 from .piece_time import SECONDS, PieceTime, kernels_name, piece_time
 from .pieces import Piece, flops, pieces
@@ -121,19 +121,12 @@ def step_table(
         ahead = sum(max(SECONDS, rate * size[one]) for one in left[number:])
         say(f"{number + 1} of {len(left)} pieces of a step{f', about {ahead / 60:.1f} min to go' if rate else ''}")
         begun = time.monotonic()
-        with _each_shape_by_itself(its):
+        with each_shape_by_itself(its.kernels):
             table = table.change(pieces=table.pieces | {piece.key: measure(piece, config)})
         rate = rate or (time.monotonic() - begun) / size[piece]
         if number + 1 == len(left) or time.monotonic() - written > WRITE_SECONDS:
             table, written = _keep(table, path), time.monotonic()
     return table.only(asked)
-
-
-def _each_shape_by_itself(its: Under) -> AbstractContextManager[object]:
-    """What is compiled knows its shape, as in a training, which has but one."""
-    if its.kernels == "plain":
-        return nullcontext()
-    return torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=COMPILED_KINDS)
 
 
 def _cached(path: Path, its: Under) -> StepTable:

@@ -16,7 +16,7 @@ from . import keeper as keeping
 from .checkpoint import Reached
 from .config import Config, Count, UserError, dump_yaml
 from .cost import flops_per_token
-from .data import Batches, DataConfig, Shards, resident, valid_batches
+from .data import Batches, DataConfig, Shards, near, valid_batches
 from .distributed import ALONE, World
 from .files import replace_text
 from .graph import Add, Graphed
@@ -151,8 +151,8 @@ def train(
                 keep_tokenizer(shards, told, anew=not done)
             metrics.logs = logs.open(told, config, done, metrics.rows)
     part = world.part(config.batch_size)
-    tokens = resident(shards.split("train"), device)
-    batches = Batches(tokens, config.model.context, config.batch_size, config.seed, part)
+    whole_split = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed, part)
+    batches = near(whole_split, range(done, config.steps), device)
     guard = Guard(device, waits=device.type == "cpu" or world.size > 1)
     due = _eval_steps(config)
     started = time.perf_counter()
@@ -231,12 +231,19 @@ def step(
     if config.model.dropout:
         torch.manual_seed(_step_seed(config.seed, number, world.rank))
     device = next(model.parameters()).device
-    inputs, targets = (half.to(device, non_blocking=True) for half in batch)
+    inputs, targets = (sent(half, device) for half in batch)
     loss = world.mean(add(inputs, targets) if add else accumulate(model, inputs, targets, config))
     norm = whole(gradient_norm(model))
     (guard or Guard(device, waits=True)).see(loss, norm, number, adamw)
     update(model, adamw, config, share, norm)
     return loss, norm
+
+
+def sent(tokens: Tensor, device: torch.device) -> Tensor:
+    """On a device, without a wait: from memory that its copies read by themselves."""
+    if device.type == "cuda" and tokens.device.type == "cpu":
+        tokens = tokens.pin_memory()
+    return tokens.to(device, non_blocking=True)
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

@@ -38,7 +38,13 @@ def executors(where: Where, say: Callable[[str], object]) -> Begin:
         if error.name != "ray":
             raise
         raise UserError("--executor ray: Ray is not installed: pip install 'lpanas[ray]'") from None
-    return lambda setup, its: RayExecutor(setup, its, say)
+
+    def begin(setup: "Setup", its: "Budget") -> RayExecutor:
+        if its.mps:
+            raise UserError("search.mps: not with --executor ray, whose nodes start their own service")
+        return RayExecutor(setup, its, say)
+
+    return begin
 
 
 def opened(space: "Space") -> "Shards":

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -33,14 +34,21 @@ def serving(wanted: bool) -> Generator[dict[str, str]]:
         try:
             yield found
         finally:
-            _tell([], "quit\n", found)
+            try:
+                _tell([], "quit\n", found)
+            except UserError as error:  # the search's own end matters more
+                print(f"lpanas: {error}", file=sys.stderr)
 
 
 def _tell(words: list[str], text: str, found: dict[str, str]) -> None:
-    """Start the control program. words: -d for the service; without, it reads commands. Raises UserError when that fails."""
+    """Start the control program. words: -d for the service; without, it reads commands. Raises UserError when that fails.
+
+    The service sees every GPU: of some alone it would number them anew, and a worker's lease would name another one.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | found
     try:
         subprocess.run(
-            [CONTROL, *words], input=text, env=os.environ | found, text=True, capture_output=True, check=True, timeout=SECONDS
+            [CONTROL, *words], input=text, env=environment, text=True, capture_output=True, check=True, timeout=SECONDS
         )
     except (OSError, subprocess.SubprocessError) as error:
         said = " ".join(str(getattr(error, "stderr", None) or error).split())

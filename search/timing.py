@@ -7,6 +7,7 @@ import torch
 
 from ..lpa.config import Config, UserError
 from ..lpa.cost import cost, rebalance
+from ..lpa.kernels import each_shape_by_itself, resolved
 from ..lpa.model import ModelConfig
 from ..lpa.step_time import Stepper
 from ..lpa.train import TrainConfig, is_bfloat16
@@ -80,6 +81,11 @@ def _too_large(task: Task, error: str) -> str:
 
 def timings(task: Task, say: Say) -> Timings:
     """Measure in this process. Raises UserError."""
+    with each_shape_by_itself(resolved(task.config.kernels, task.config.resolve_device())):
+        return _timings(task, say)
+
+
+def _timings(task: Task, say: Say) -> Timings:
     device = task.config.resolve_device()
     say("a step of the dense arm")
     dense = Stepper(task.config)

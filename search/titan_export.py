@@ -34,7 +34,7 @@ sequences of {model.context} tokens. {own}.
 
 ## Start it
 
-    pip install torchtitan=={VERSION} 'torch>2.13'
+    pip install torchtitan=={VERSION} 'torch>=2.14'
 {_shards(config.data)}
     torchrun --nproc-per-node 8 -m torchtitan.train --module {titan.PACKAGE} --config {titan.FUNCTION}
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
-from lpanas.lpa.data import Batches, check_fits, signed, valid_batches, windows
+from lpanas.lpa.data import Batches, ResidentBatches, check_fits, near, valid_batches, windows
 from lpanas.lpa.model import ModelConfig
 from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.shards import Shards, read_shards
@@ -276,11 +276,21 @@ def test_short_files_stand_in_the_order_of_hashes_in_every_split(write: Callable
 
 
 @pytest.mark.parametrize(("kind", "largest"), [("uint16", 2**16 - 1), ("uint32", 2**32 - 1)])
-def test_batches_of_tokens_on_a_device_are_those_of_tokens_on_disk(kind: str, largest: int) -> None:
+def test_batches_of_windows_on_a_device_are_those_of_tokens_on_disk(kind: str, largest: int) -> None:
     tokens = np.random.default_rng(0).integers(0, largest, 500, kind, endpoint=True)
     tokens[:4] = 0, largest, largest // 2, largest // 2 + 1
-    here, there = (Batches(its, context=7, batch_size=5, seed=3, part=slice(1, 4)) for its in (tokens, signed(tokens)))
-    for step in (0, 1, 40):
-        for one, other in zip(here(step), there(step), strict=True):
-            assert one.dtype == other.dtype == torch.int64
-            assert torch.equal(one, other)
+    here = Batches(tokens, context=7, batch_size=5, seed=3, part=slice(1, 4))
+    for steps in (range(2), range(30, 33), range(100)):  # some windows; an epoch's end; all, several times
+        there = ResidentBatches(here, steps, torch.device("cpu"))
+        for step in steps:
+            for one, other in zip(here(step), there(step), strict=True):
+                assert one.dtype == other.dtype == torch.int64
+                assert torch.equal(one, other)
+    assert len(ResidentBatches(here, range(2), torch.device("cpu")).windows) == 2 * 3  # what is read, and no more
+
+
+def test_on_a_cpu_and_where_a_run_reads_much_batches_come_from_the_host() -> None:
+    here = Batches(np.zeros(500, "uint16"), context=7, batch_size=5, seed=3)
+    assert near(here, range(3), torch.device("cpu")) is here
+    vast = Batches(np.lib.stride_tricks.as_strided(np.zeros(1, "uint32"), (2**30,), (0,)), 1023, 512, seed=0)
+    assert near(vast, range(10**6), torch.device("cuda")) is vast

@@ -89,14 +89,17 @@ def test_a_bias_keeps_projections_apart() -> None:
 def test_regions_are_compiled_for_few_layouts_whatever_the_ranks() -> None:
     torch._dynamo.reset()
     counted, after = CompileCounterWithBackend("aot_eager"), []
-    apart = ["dense", "attention=1/4", "0-0 q=1/8; 1-2 ffn=1/8", "q,k=1/8 gate=1/8", "v=1/4 up=1/8"]
-    for placement in [*apart, "k=1/16 gate=1/16", "0-1 k=1/8 gate=1/4; 2-2 q=1/16 up=1/16", "q=1/8 up=1/4", "ffn=1/4 k=1/4"]:
+    apart = ["dense", "attention=1/4", "0-0 q=1/8; 1-2 ffn=1/8", "q,k=1/8 gate=1/8", "v=1/4 up=1/8", "k=1/16 gate=1/16"]
+    for placement in [*apart, "0-1 k=1/8 gate=1/4; 2-2 q=1/16 up=1/16", "q=1/8 up=1/4", "ffn=1/4 k=1/4"]:
         model = model_of("dense", placement=placement)
         model.use("regions", CPU, counted)
         loss_and_gradients(model)
+        with torch.no_grad():  # an evaluation, whose last batch may be smaller
+            for size in (2, 1):
+                model.loss(torch.zeros(size, 16, dtype=torch.int64), torch.zeros(size, 16, dtype=torch.int64))
         after.append(counted.frame_count)
-    assert after[0] == 5  # two norms, rotary positions, gate, loss
-    assert after[-1] == after[len(apart) - 1] <= 10  # again where a product's results lie side by side, for any rank then
+    assert after[0] == 3 * 5  # two norms, rotary positions, gate, loss: in training and in two sizes of evaluation
+    assert after[-1] == after[len(apart) - 1] <= 40, after  # again where products' results lie side by side, for any rank then
 
 
 @pytest.mark.slow

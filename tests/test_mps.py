@@ -8,7 +8,8 @@ from lpanas.lpa.config import UserError
 from lpanas.search import mps
 
 PROGRAM = """#!/bin/bash
-echo "$@ | $(cat) | $CUDA_MPS_PIPE_DIRECTORY | $(ls -d "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY" | wc -l)" >> {told}
+folders=$(ls -d "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY" | wc -l)
+echo "${{CUDA_VISIBLE_DEVICES-}}$@ | $(cat) | $CUDA_MPS_PIPE_DIRECTORY | $folders" >> {told}
 exit {code}
 """
 
@@ -21,6 +22,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> Path:
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")  # which the service would number anew
     program, told = tmp_path / "bin" / "nvidia-cuda-mps-control", tmp_path / "told"
     program.parent.mkdir()
     program.write_text(PROGRAM.format(told=told, code=code))
@@ -42,6 +44,12 @@ def test_it_ends_although_the_search_failed(told: Path) -> None:
     with pytest.raises(ZeroDivisionError), mps.serving(wanted=True):
         raise ZeroDivisionError
     assert "quit" in told.read_text()
+
+
+def test_a_service_that_does_not_end_is_said_in_a_line(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with mps.serving(wanted=True):
+        told.parent.joinpath("bin", "nvidia-cuda-mps-control").write_text("#!/bin/bash\nexit 1\n")
+    assert "nvidia-cuda-mps-control failed" in capsys.readouterr().err
 
 
 def test_nothing_starts_where_it_is_not_wanted_or_one_is_named(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,3 +213,24 @@ def test_a_small_target_with_ten_times_the_tokens_ends_below_its_proxy(call, tmp
     shown = call("show", place)[1]
     assert shown.count("against dense/train.yaml: ") == 3
     assert "where its proxy had" in shown
+
+
+def test_the_committed_target_ended_below_its_proxies_and_its_readme_says_what_its_logs_do():
+    kept = Path(__file__).parents[1] / "runs" / "reference" / "2026-11-25_carried"
+    table = [line for line in (kept / "README.md").read_text().splitlines() if line.startswith("| trial-")]
+
+    def ends(name):
+        logs = ((kept / "export" / "target" / name / f"seed-{seed}" / "metrics.jsonl").read_text() for seed in (0, 1))
+        return np.array([json.loads(log.splitlines()[-1])["valid_loss_nats"] for log in logs])
+
+    dense = ends("dense")
+    for one in outcomes(kept / "export" / "target")[:-1]:
+        name = one.name.split("/")[0]
+        row, losses = next(line for line in table if line.startswith(f"| {name},")), ends(name)
+        assert losses.max() < one.proxy.loss_nats
+        assert one.trainings[0].last[0] >= 10 * one.proxy.tokens
+        low, high = stats.t.interval(0.95, 1, (losses - dense).mean(), stats.sem(losses - dense))
+        percent = [100 * math.expm1(value) for value in ((losses - dense).mean(), low, high)]
+        said = "{:+.2f} % ({:+.2f} to {:+.2f})".format(*percent)
+        assert all(text in row for text in (said, f"{losses[0]:.4f}, {losses[1]:.4f}", f"{one.proxy.loss_nats:.4f}"))
+    assert len(table) == 3

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from ..lpa.cost import cost
-from ..lpa.train import Progress, TrainConfig, is_bfloat16
+from ..lpa.cost import Cost, cost
+from ..lpa.model import ModelConfig
+from ..lpa.train import Progress, TrainConfig, is_bfloat16, precision
 from . import characters, compare_words, outcome_words, summary, timetable, wording
 from .budget import ARMS
 from .compare import Comparison
@@ -26,6 +28,8 @@ WIDTH = 120
 """Columns where there is no terminal to ask."""
 FRONT = 8
 """Candidates of the front, at most, in a table that has to fit on a screen; into a file or a pipe goes all of it."""
+WIDEST = 10_000
+"""Columns of a table, at most."""
 DIFFERENT = 12
 """Lines of what differs between studies, likewise."""
 
@@ -39,7 +43,7 @@ def print_results(found: Results, paths: dict[str, object]) -> None:
         console.print(line, markup=False)
     rows = _rows(found)
     if rows:
-        console.print(_records(found, rows))
+        _print_table(_records(found, rows))
     said = [summary.ended(found), summary.winner(found), summary.belief(found), summary.step_times(found.space)]
     for line in filter(None, [*_left_out(found, rows), *said]):
         console.print(line, markup=False)
@@ -99,7 +103,7 @@ def print_comparison(compared: Comparison, page: Path) -> None:
     said = [f"{compare_words.headline(compared)}.", *compare_words.cautions(compared)]
     for line in [*said, *(f"  {line}" for line in [*different[:DIFFERENT], *more])]:
         console.print(line, markup=False)
-    console.print(_studies(compared))
+    _print_table(_studies(compared))
     for line in [compare_words.volumes(compared), f"page: {page}"]:
         console.print(line, markup=False)
 
@@ -134,7 +138,10 @@ def print_confirmation(found: Confirmation, paths: dict[str, object]) -> None:
     console.print(wording.COLUMNS)
     for title, its in wording.grouped(found):
         begun = any(one.n for one in its)
-        console.print(_comparisons(title, its) if begun else Text(f"{title} (no pairs of seeds yet)", style="bold"))
+        if begun:
+            _print_table(_comparisons(title, its))
+        else:
+            console.print(Text(f"{title} (no pairs of seeds yet)", style="bold"))
     for title, texts in wording.remarks(found):
         console.print(title, style="bold", markup=False)
         for text in texts:
@@ -170,14 +177,15 @@ def print_space(space: Space) -> None:
     total = planned * proxy.tokens * figures.flops_per_token
     console.print(f"  {planned} runs, at most {total:.3g} training FLOPs in all; a dense run {figures.params:,} params")
     seconds = [STEP_SECONDS] if space.step_times else []
-    table = _table(
-        "arm", "params", "flops_per_token", "memory_bytes", *seconds, "ranks of the proxy", "placement of the target"
-    )
-    for name in ARMS:
-        candidate = space.arm(name)
-        took = [f"{candidate.costs[STEP_SECONDS]:.4g} s" for _ in seconds]
-        table.add_row(name, *_figures(candidate.costs), *took, candidate.proxy.ranks_text, candidate.target.placement.text)
-    console.print(table)
+    table = _table("arm", "params", "flops_per_token", "memory_bytes", *seconds)
+    arms = {name: space.arm(name) for name in ARMS}
+    for name, candidate in arms.items():
+        table.add_row(name, *_figures(candidate.costs), *(f"{candidate.costs[STEP_SECONDS]:.4g} s" for _ in seconds))
+    _print_table(table)
+    for name, candidate in arms.items():
+        ranks = f"; ranks of the proxy {candidate.proxy.ranks_text}" if candidate.proxy.ranks_text else ""
+        its = f"{name}: placement of the target {candidate.target.placement.text}{ranks}"
+        console.print(its, markup=False, soft_wrap=True)
     if space.asks_step_seconds:
         console.print(summary.step_times(space) or _unmeasured(space), markup=False)
     for name, limit in space.limits.items():
@@ -194,23 +202,27 @@ def _unmeasured(space: Space) -> str:
 
 def print_config(config: TrainConfig) -> None:
     """What a training config would train, and what it would cost."""
-    model = config.model
+    model, device = config.model, config.resolve_device()
     console.print(
-        f"{config.steps:,} steps of {config.batch_tokens:,} tokens ({config.tokens:,} in all) on "
-        f"{config.resolve_device().type}; data: {config.data.name}", markup=False
+        f"{config.steps:,} steps of {config.batch_tokens:,} tokens ({config.tokens:,} in all) on {device.type}, in "
+        f"{precision(config, device)}; data: {config.data.name}", markup=False
     )  # fmt: skip
-    table = _table("", "params", "flops_per_token", "memory_bytes", "ranks", "placement")
-    microbatch = config.microbatch or config.batch_size
-    item = 2 if is_bfloat16(config, config.resolve_device()) else 4
-    for name, one in (("this model", model), ("dense, same width", model.dense())):
-        table.add_row(
-            name,
-            *_figures(cost(one, microbatch, item, config.activation_checkpointing).asdict()),
-            one.ranks_text,
-            one.placement.text,
-        )
-    console.print(table)
-    console.print(f"in all: {config.tokens * cost(model, microbatch).flops_per_token:.3g} training FLOPs")
+    table = _table("", "params", "flops_per_token", "memory_bytes")
+    models = {"this model": model, "dense, same width": model.dense()}
+    for name, one in models.items():
+        table.add_row(name, *_figures(_cost(config, one, is_bfloat16(config, device)).asdict()))
+    _print_table(table)
+    for name, one in models.items():
+        ranks = f"; ranks {one.ranks_text}" if one.ranks_text else ""
+        console.print(f"{name}: placement {one.placement.text}{ranks}", markup=False, soft_wrap=True)
+    if config.precision == "auto" and not is_bfloat16(config, device):
+        memory = _gib(_cost(config, model, True).memory_bytes)
+        console.print(f"memory_bytes: with activations in float32, as here; on a GPU, in bfloat16, this model has {memory}")
+    console.print(f"in all: {config.tokens * _cost(config, model, True).flops_per_token:.3g} training FLOPs")
+
+
+def _cost(config: TrainConfig, model: ModelConfig, in_bfloat16: bool) -> Cost:
+    return cost(model, config.microbatch or config.batch_size, 2 if in_bfloat16 else 4, config.activation_checkpointing)
 
 
 def print_outcomes(found: Sequence[Outcome], place: Path) -> None:
@@ -224,7 +236,7 @@ def print_outcomes(found: Sequence[Outcome], place: Path) -> None:
             folder = str(training.folder.relative_to(place))
             table.add_row(Text(one.name), Text(folder), str(training.config.seed), steps, *last, speed)
     if table.row_count:
-        console.print(table)
+        _print_table(table)
     for line in outcome_words.sentences(found, place):
         console.print(line, markup=False)
 
@@ -245,7 +257,11 @@ def print_progress(progress: Progress, steps: int) -> None:
 
 
 def _figures(figures: Mapping[str, int | float]) -> list[str]:
-    return [f"{figures['params']:,}", f"{figures['flops_per_token']:,}", f"{figures['memory_bytes'] / 2**30:.2f} GiB"]
+    return [f"{figures['params']:,}", f"{figures['flops_per_token']:,}", _gib(figures["memory_bytes"])]
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB"
 
 
 def _table(*columns: str) -> Table:
@@ -255,6 +271,17 @@ def _table(*columns: str) -> Table:
         last = name.startswith("placement")
         table.add_column(name, justify="right" if figures else "left", no_wrap=not last, overflow="fold")
     return table
+
+
+def _print_table(table: Table) -> None:
+    """Wider than the console where it has to be: rich would cut off a number's last digits."""
+    wide = console.options.update(max_width=WIDEST)
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(Measurement.get(console, wide, cell).maximum for cell in (column.header, *column.cells))
+    least = Measurement.get(console, wide, table).minimum
+    table.width = least if least > console.width else None
+    console.print(table, crop=False)
 
 
 def duration(seconds: float) -> str:

@@ -100,8 +100,13 @@ class TrainConfig(Config):
 
     def is_twin(self, other: Self) -> bool:
         """Whether the two are one training but for the model: the same text, order of batches, tokens and rates."""
+        return not self.unlike(other)
+
+    def unlike(self, other: Self) -> list[str]:
+        """The dotted keys by which they are not, and a training of one would not be one of the other."""
         left_out = {*_WATCHED, "model"}
-        return self.model_dump(exclude=left_out) == other.model_dump(exclude=left_out)
+        own, its = (_flat(one.model_dump(exclude=left_out)) for one in (self, other))
+        return sorted(key for key in own.keys() | its.keys() if own.get(key) != its.get(key))
 
     def resolve_device(self) -> torch.device:
         """The device that `auto` means here. Raises UserError for a GPU that is not there."""
@@ -319,6 +324,14 @@ def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractCo
     """bfloat16 autocast, or nothing."""
     wanted = is_bfloat16(config, device)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+def _flat(raw: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """By dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in raw.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
 
 
 def _eval_steps(config: TrainConfig) -> set[int]:

@@ -9,9 +9,11 @@ from .statistics import ppl_percent
 
 def sentences(found: Sequence[Outcome], place: Path) -> list[str]:
     """Of each config against its dense twin and against its proxy, what cannot be compared, and what to do next."""
-    said = [line for one in found for line in (*_against_dense(one, found), *_against_proxy(one), *_others(one))]
-    if not any(one.trainings for one in found):
-        return [*said, f"None has been trained: lpanas train {place / found[0].name}"]
+    each = (_against_dense, _unpaired, _against_proxy, _others, _mistakes)
+    said = [line for one in found for words in each for line in words(one, found)]
+    good = [one.name for one in found if not one.mistakes]
+    if good and not any(one.trainings for one in found):
+        said.append(f"None has been trained: lpanas train {place / good[0]}")
     return said
 
 
@@ -25,7 +27,8 @@ def _against_dense(one: Outcome, found: Sequence[Outcome]) -> list[str]:
             [f"{one.name}: one pair a seed is compared, the one that has come furthest; not {repeated}"] if repeated else []
         )
         return [f"{one.name} against {dense.name}: {_difference(one.compared)}", *left_out]
-    why = "the twin has not been trained" if not dense.trainings else "no two with the same seed, text and tokens"
+    untrained = "its config cannot be read" if dense.mistakes else "the twin has not been trained"
+    why = "no two with the same seed, text and tokens" if dense.trainings else untrained
     return [f"{one.name} against {dense.name}: nothing to compare, {why}"]
 
 
@@ -46,7 +49,22 @@ def _difference(its: Compared) -> str:
     return text
 
 
-def _against_proxy(one: Outcome) -> list[str]:
+def _unpaired(one: Outcome, found: Sequence[Outcome]) -> list[str]:
+    """What is left out of a comparison, and why."""
+    twin, said = found[-1].name, list[str]()
+    for its in one.unpaired:
+        seed, folder = its.training.config.seed, its.training.folder
+        verb = "differs" if len(its.keys) == 1 else "differ"
+        why = f"{_and(its.keys)} {verb} from the twin's" if its.keys else f"{twin} has not been trained with it"
+        said.append(f"{one.name} seed {seed}: left out, {why} ({folder})")
+    return said
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _against_proxy(one: Outcome, _: Sequence[Outcome]) -> list[str]:
     if one.proxy is None:
         return []
     ended = [training for training in one.trainings if training.last]
@@ -73,5 +91,9 @@ def _list(counts: Iterable[int]) -> str:
     return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
-def _others(one: Outcome) -> list[str]:
+def _others(one: Outcome, _: Sequence[Outcome]) -> list[str]:
     return [f"{folder}: left out, its model is not that of {one.name}" for folder in one.others]
+
+
+def _mistakes(one: Outcome, _: Sequence[Outcome]) -> list[str]:
+    return [f"{one.name}: left out: {line}" for line in one.mistakes]

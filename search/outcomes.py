@@ -103,6 +103,15 @@ class Proxy:
 
 
 @dataclass(frozen=True)
+class Unpaired:
+    """A training without a twin's to compare it with."""
+
+    training: Training
+    keys: tuple[str, ...]
+    """By which it differs from the nearest of the twin's of its seed; none where the twin has not been trained with it."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """An exported config and its trainings."""
 
@@ -116,6 +125,10 @@ class Outcome:
     proxy: Proxy | None
     others: tuple[Path, ...]
     """Folders beside it that hold a training of another model."""
+    unpaired: tuple[Unpaired, ...] = ()
+    """Its trainings that no twin's is like, where the twin has been trained."""
+    mistakes: tuple[str, ...] = ()
+    """What cannot be read of it, a line each; where that is its config, nothing else is known of it."""
 
 
 def is_exported(folder: Path) -> bool:
@@ -123,18 +136,41 @@ def is_exported(folder: Path) -> bool:
     return (folder / DENSE / CONFIG).is_file()
 
 
+def exported_with(folder: Path) -> Path | None:
+    """The target's folder that a training's, or a config's, is part of."""
+    return next((place for place in folder.resolve().parents[:2] if is_exported(place)), None)
+
+
+def exported_in(folder: Path) -> list[Path]:
+    """The targets' folders in a folder."""
+    return sorted(place for place in folder.iterdir() if is_exported(place))
+
+
 def outcomes(place: Path) -> list[Outcome]:
-    """The exported configs of a target's folder, the dense twin last. Raises UserError."""
-    files = sorted(path for path in (place / CONFIG, *place.glob(f"*/{CONFIG}")) if path.is_file())
+    """The exported configs of a target's folder, the dense twin last."""
     twin = place / DENSE / CONFIG
-    dense, _ = _trainings(twin)
-    found = []
-    for path in [*(file for file in files if file != twin), twin]:
-        its, others = _trainings(path)
-        pairs, repeated = _pairs(its, () if path == twin else dense)
-        name = str(path.relative_to(place))
-        found.append(Outcome(name, tuple(its), compare(pairs), tuple(repeated), _proxy(path), tuple(others)))
-    return found
+    files = sorted(path for path in (place / CONFIG, *place.glob(f"*/{CONFIG}")) if path.is_file() and path != twin)
+    dense = _outcome(place, twin, None)
+    return [*(_outcome(place, path, dense.trainings) for path in files), dense]
+
+
+def _outcome(place: Path, path: Path, dense: Sequence[Training] | None) -> Outcome:
+    """Of a config's file. dense: the twin's trainings; None for the twin itself."""
+    name, mistakes = str(path.relative_to(place)), list[str]()
+    try:
+        its, others = _trainings(path, mistakes)
+    except UserError as error:
+        return Outcome(name, (), None, (), None, (), mistakes=(str(error),))
+    proxy = None
+    try:
+        proxy = _proxy(path)
+    except UserError as error:
+        mistakes.append(str(error))
+    pairs, repeated = _pairs(its, dense or ())
+    unpaired = _unpaired(its, dense) if dense else []
+    return Outcome(
+        name, tuple(its), compare(pairs), tuple(repeated), proxy, tuple(others), tuple(unpaired), tuple(mistakes)
+    )  # fmt: skip
 
 
 def compare(pairs: Sequence[Pair]) -> Compared | None:
@@ -174,19 +210,33 @@ def _pairs(its: Sequence[Training], dense: Sequence[Training]) -> tuple[list[Pai
     return pairs, sorted(_folders(every) - _folders(pairs))
 
 
+def _unpaired(its: Sequence[Training], dense: Sequence[Training]) -> list[Unpaired]:
+    found = list[Unpaired]()
+    for one in its:
+        unlike = [other.config.unlike(one.config) for other in dense]
+        if all(unlike):
+            nearest = min((keys for keys in unlike if "seed" not in keys), key=len, default=[])
+            found.append(Unpaired(one, tuple(nearest)))
+    return found
+
+
 def _folders(pairs: Sequence[Pair]) -> set[Path]:
     return {one.folder for pair in pairs for one in (pair.training, pair.dense)}
 
 
-def _trainings(file: Path) -> tuple[list[Training], list[Path]]:
-    """Of a config's model, and the folders that hold another's. Raises UserError."""
+def _trainings(file: Path, mistakes: list[str]) -> tuple[list[Training], list[Path]]:
+    """Of a config's model, and the folders that hold another's; what of them cannot be read goes to the mistakes. Raises
+    UserError for the config."""
     config, its, others = load_config(file), list[Training](), list[Path]()
     for folder in sorted(path.parent for path in file.parent.glob(f"*/{METRICS}")):
-        as_trained = load_config(folder / AS_TRAINED)
-        if as_trained.model == config.model:
-            its.append(_training(as_trained, folder))
-        else:
-            others.append(folder)
+        try:
+            as_trained = load_config(folder / AS_TRAINED)
+            if as_trained.model == config.model:
+                its.append(_training(as_trained, folder))
+            else:
+                others.append(folder)
+        except UserError as error:
+            mistakes.append(str(error))
     return its, others
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..lpa.config import UserError, read_yaml
 from . import terminal, timetable
-from .folder import study_in
+from .folder import SPACE, study_in
 from .ledger import CONFIRM
 from .presets import load_config, load_space
 from .space import Space
@@ -45,7 +45,14 @@ def _show_folder(folder: Path) -> None:
     """Of a study, or of what was exported from one."""
     from . import outcomes
 
-    if outcomes.is_exported(folder):
+    try:
+        is_exported, is_study = outcomes.is_exported(folder), (folder / SPACE).is_file()
+        what = "" if is_exported or is_study else _what_is_there(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    if what:
+        raise UserError(f"{folder}: {what}")
+    if is_exported:
         terminal.print_outcomes(outcomes.outcomes(folder), folder)
     elif study_in(folder, None)[1] == CONFIRM:
         from .verdict import read_verdict
@@ -55,6 +62,22 @@ def _show_folder(folder: Path) -> None:
         from .results import read_study
 
         terminal.print_results(read_study(folder), {"study": folder})
+
+
+def _what_is_there(folder: Path) -> str:
+    """Of a folder that is neither a study's nor a target's: what it is, and what to name instead. Raises OSError."""
+    from .outcomes import CONFIG, DENSE, METRICS, exported_in, exported_with
+
+    if place := exported_with(folder):
+        return f"part of an exported target, which is shown whole: lpanas show {place}"
+    if found := exported_in(folder):
+        return f"holds exported targets, and one is shown at a time: lpanas show {', or '.join(map(str, found))}"
+    if (folder / CONFIG).is_file():
+        return f"holds {CONFIG}, and the dense twin is missing ({DENSE}/{CONFIG} in it), which lpanas export writes"
+    what = f"holds no study (there is no {SPACE} in it)"
+    return (
+        f"{what}, but a training in no exported target's folder: see {METRICS} in it" if (folder / METRICS).is_file() else what
+    )
 
 
 def _draw_coordinates(space: Space, page: Path) -> None:

@@ -227,10 +227,10 @@ def _cost(config: TrainConfig, model: ModelConfig, in_bfloat16: bool) -> Cost:
 
 def print_outcomes(found: Sequence[Outcome], place: Path) -> None:
     """What the exported configs of a target's folder came to, a row a training, and against their dense twin."""
-    table = _table("config", "trained in", "seed", "steps", "tokens", "loss_nats", "perplexity", "tokens/s")
+    table = _table("config", "trained in", "seed", "steps", "evaluated at", "loss_nats", "perplexity", "tokens/s")
     for one in found:
         for training in one.trainings:
-            last = ["", "", ""] if training.last is None else [f"{training.last[0]:,}", *_loss(training.last[1])]
+            last = ["", "", ""] if training.last is None else [f"{training.last[0]:,} tokens", *_loss(training.last[1])]
             steps = f"{training.steps:,} of {training.config.steps:,}"
             speed = "" if training.tokens_per_second is None else f"{training.tokens_per_second:,.0f}"
             folder = str(training.folder.relative_to(place))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from lpanas.lpa.config import UserError, dump_yaml
+from lpanas.lpa.config import dump_yaml
 from lpanas.search import outcome_words
 from lpanas.search.export import export
 from lpanas.search.outcomes import outcomes
@@ -185,8 +185,82 @@ def test_the_torn_last_line_of_a_killed_training_is_not_read(place):
 def test_metrics_that_are_none_are_a_mistake_in_one_line(place, text):
     ran(place / "train.yaml", "train", {})
     (place / "train" / "metrics.jsonl").write_text(text)
-    with pytest.raises(UserError, match=r"metrics\.jsonl: "):
-        outcomes(place)
+    ran(place / "dense" / "train.yaml", "train", {20: 2.0})
+    ran(place / "train.yaml", "another", {20: 2.5})
+    found = outcomes(place)
+    assert [training.folder.name for training in found[0].trainings] == ["another"]
+    assert found[0].compared.differences_nats == (0.5,)
+    (line,) = [line for line in words(place) if "metrics.jsonl" in line]
+    assert line.startswith(f"train.yaml: left out: {place / 'train' / 'metrics.jsonl'}: ")
+    assert "\n" not in line
+
+
+def test_a_misspelt_key_is_said_in_its_place_and_the_rest_is_shown(place, call):
+    for file in (place / "dense" / "train.yaml", place / "train.yaml"):
+        ran(file, "train", {20: 2.0})
+    (place / "other").mkdir()
+    text = (place / "train.yaml").read_text()
+    (place / "other" / "train.yaml").write_text(text.replace("batch_size:", "batch_sise:"))
+    code, shown, err = call("show", place)
+    assert (code, err) == (0, "")
+    assert "train.yaml against dense/train.yaml: +0.0000 nats" in shown
+    lines = " ".join(shown.split())
+    assert f"other/train.yaml: left out: {place / 'other' / 'train.yaml'}: batch_sise: unknown key" in lines
+    assert "did you mean 'batch_size'?" in lines
+    (place / "dense" / "train.yaml").write_text("{}")
+    said = words(place)
+    assert "train.yaml against dense/train.yaml: nothing to compare, its config cannot be read" in said
+    assert said[-1].startswith(f"dense/train.yaml: left out: {place / 'dense' / 'train.yaml'}: ")
+
+
+def test_the_loss_in_a_row_is_that_of_the_tokens_beside_it(place, call):
+    """It goes on after the last evaluation."""
+    config = load_config(place / "train.yaml")
+    ran(place / "train.yaml", "train", {29: 2.5})
+    with open(place / "train" / "metrics.jsonl", "a") as rows:
+        rows.write(json.dumps({"step": 30, "tokens": 30 * config.batch_tokens, **ONE}) + "\n")
+    shown = call("show", place)[1]
+    assert "evaluated at" in shown
+    assert re.search(rf"train +0 +30 of {config.steps:,} +{29 * config.batch_tokens:,} tokens +2\.5000 ", shown)
+    assert f"{30 * config.batch_tokens:,}" not in shown
+
+
+def test_a_seed_that_is_left_out_is_said_with_the_keys_that_differ(place):
+    config = load_config(place / "train.yaml")
+    ran(place / "dense" / "train.yaml", "train", {20: 2.0})
+    ran(place / "dense" / "train.yaml", "far", {20: 2.0}, seed=2, batch_size=8, tokens=999_999, precision="float32")
+    ran(place / "dense" / "train.yaml", "near", {20: 2.0}, seed=2)
+    ran(place / "train.yaml", "train", {20: 2.5})
+    ran(place / "train.yaml", "two", {20: 2.5}, seed=2, batch_size=8, optim=config.optim.change(lr=0.5))
+    ran(place / "train.yaml", "three", {20: 2.5}, seed=3)
+    said = words(place)
+    assert "+0.5000 nats" in said[0]
+    assert "one seed" in said[0]
+    assert said[1:3] == [
+        f"train.yaml seed 3: left out, dense/train.yaml has not been trained with it ({place / 'three'})",
+        f"train.yaml seed 2: left out, batch_size and optim.lr differ from the twin's ({place / 'two'})",
+    ]
+
+
+@pytest.mark.parametrize("name", ["train", "dense", "dense/train"])
+def test_the_folder_of_one_training_leads_to_its_targets(place, call, name):
+    ran(place / "dense" / "train.yaml", "train", {20: 2.0})
+    ran(place / "train.yaml", "train", {20: 2.0})
+    code, _, err = call("show", place / name)
+    assert code == 2
+    assert err == f"lpanas: {place / name}: part of an exported target, which is shown whole: lpanas show {place}\n"
+
+
+def test_what_is_missing_in_a_folder_is_said(place, call):
+    code, _, err = call("show", place.parent)
+    assert code == 2
+    assert err.endswith(f"{place.parent}: holds exported targets, and one is shown at a time: lpanas show {place}\n")
+    shutil.rmtree(place / "dense")
+    code, _, err = call("show", place)
+    assert code == 2
+    assert "holds train.yaml, and the dense twin is missing (dense/train.yaml in it)" in err
+    ran(place / "train.yaml", "train", {20: 2.0})
+    assert "but a training in no exported target's folder: see metrics.jsonl in it" in call("show", place / "train")[2]
 
 
 @pytest.mark.slow

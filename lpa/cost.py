@@ -105,11 +105,12 @@ def _block_bytes(config: ModelConfig, layer: int, item: int) -> int:
 
 
 def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:
-    """What the saved parameters buy: the widest FFN, in steps of ffn_multiple, whose body params (or training FLOPs) stay
-    within the dense twin's. A dense config comes back as it is.
+    """What the saved parameters buy: the widest FFN, a multiple of ffn_multiple, whose body params (or training FLOPs) stay
+    within the dense twin's. No narrower than the config's own, which stays where there is none, and so does a dense config.
 
-    What is left unspent is less than ffn_multiple FFN columns cost. Only where d_ff < d_model, so that ranks follow d_ff, can
-    it be more: a rank may jump from one width to the next, or save nothing there, and such widths are passed over.
+    What is left unspent is less than ffn_multiple FFN columns cost.
+    Only where d_ff < d_model, so that ranks follow d_ff, can it be more: a rank may jump from one width to the next, or save
+    nothing there, and such widths are passed over.
     """
     if rule == "none" or config.placement.sublayers == "dense":
         return config
@@ -126,14 +127,14 @@ def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:
 
 
 def _bound(config: ModelConfig, measure: Callable[[ModelConfig], int], budget: int) -> int:
-    """A width, whole steps from the config's, beyond which no FFN fits: from d_model on, costs are linear in it."""
+    """A width, a multiple of the config's ffn_multiple, beyond which no FFN fits: from d_model on, costs are linear in it."""
 
     def at(d_ff: int) -> int:
         fields: dict[str, Any] = {name: getattr(config, name) for name in ModelConfig.model_fields}
         return measure(ModelConfig.model_construct(**fields | {"d_ff": d_ff}))  # whether or not the ranks save anything
 
     step = config.ffn_multiple
-    first = config.d_ff + -(-max(0, config.d_model - config.d_ff) // step) * step
+    first = -(-max(config.d_model, config.d_ff) // step) * step
     return first + max(0, (budget - at(first)) // (at(first + step) - at(first))) * step
 
 

@@ -65,7 +65,7 @@ class ModelConfig(Config):
     rank_multiple: Size = 64
     """Rank fractions resolve to multiples of this (64 suits tensor cores)."""
     ffn_multiple: Size = 1
-    """rebalance widens the FFN in steps of this."""
+    """rebalance widens the FFN to multiples of this (8 suits tensor cores in bfloat16)."""
     factor_activation: FactorActivation = "none"
     """Between the two factors of a low-rank projection."""
     init: Literal["matched", "lpa", "scaled"] = "matched"

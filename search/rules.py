@@ -1,6 +1,5 @@
 """The rules by which a target's training follows from a proxy's, each in words with its source: comments of train.yaml."""
 
-import math
 from pathlib import Path
 
 from ..lpa.config import UserError
@@ -31,7 +30,7 @@ def rules(space: Space, record: Record | None, config: TrainConfig, shape: str |
         "optim.lr": _rate(model, config.optim),
         "optim.lr_base_width": [_base_width(space)],
         "optim.warmup_share": [
-            f"The proxy's share: {math.floor(config.optim.warmup_share * config.steps):,} of {config.steps:,} steps here."
+            f"The proxy's share: {_steps(config.optim.warmup_share * config.steps)} of {config.steps:,} steps here."
         ],
         "tokens": [_tokens(space, config)],
         "batch_size": [
@@ -77,8 +76,8 @@ def _width(space: Space, record: Record | None, model: ModelConfig) -> str:
         return "The shape's own: no rebalance."
     measure, what = (body_params, "body parameters") if rule == "params" else (flops_per_token, "training FLOPs a token")
     return (
-        f"rebalance: {rule}, done anew here (lpa/cost.py): from the shape's {own} in steps of ffn_multiple "
-        f"{model.ffn_multiple}, as wide as {what} stay within the dense twin's, {measure(model):,} of "
+        f"rebalance: {rule}, done anew here (lpa/cost.py): from the shape's {own} to a multiple of ffn_multiple "
+        f"{model.ffn_multiple}, the widest at which {what} stay within the dense twin's, {measure(model):,} of "
         f"{measure(space.target.model):,}. At the proxy: from {space.proxy.model.d_ff} to {record.model.d_ff}."
     )
 
@@ -96,6 +95,11 @@ def _rate(model: ModelConfig, optim: OptimConfig) -> list[str]:
         *(f"{one.names} ({one.what}): {one.lr:.4g}" for one in its[:RATES]),
         *more,
     ]
+
+
+def _steps(count: float) -> str:
+    """A share of the steps is not always a whole number of them, and the schedule does not round it."""
+    return f"{count:,.2f}".rstrip("0").rstrip(".")
 
 
 def _base_width(space: Space) -> str:

@@ -114,7 +114,7 @@ def test_a_wider_ffn_is_said_with_the_budget_that_it_keeps_to(tmp_path):
     assert parse_yaml(text, "x")["model"]["d_ff"] == 192 + 4 * widest
     assert f"{body[widest]:,} of {dense:,}" in said
     assert "rebalance: params" in said
-    assert "from the shape's 192 in steps of ffn_multiple 4" in said
+    assert "from the shape's 192 to a multiple of ffn_multiple 4" in said
     assert "training FLOPs a token" in above(written(tiny_space(*BY_HAND), tmp_path, rebalance="flops"), "d_ff")
     assert "no rebalance" in above(written(tiny_space(*BY_HAND), tmp_path), "d_ff")
 
@@ -130,7 +130,7 @@ def test_tokens_batch_and_warm_up_are_said_as_they_are_counted(tmp_path):
     assert "arXiv 2203.15556" in above(text, "tokens")
     assert f"{steps:,} steps, {steps * 256:,} tokens" in above(text, "tokens")
     assert "8 x 32 = 256 tokens a step" in above(text, "batch_size")
-    assert f"{steps * 5 // 100:,} of {steps:,} steps" in above(text, "warmup_share")
+    assert f"{steps * 5 / 100:,} of {steps:,} steps" in above(text, "warmup_share")
     assert "32 tokens a sequence" in above(text, "context")
 
 

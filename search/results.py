@@ -149,8 +149,14 @@ class Results:
             runs = f", or {self.records[0].run} to {self.records[-1].run}" if self.records else ""
             raise UserError(f"--pick {which}: no such run; knee, loss, cost{runs}")
         if found[0].loss_nats is None:
-            raise UserError(f"--pick {which}: that run {found[0].status}: {found[0].reason}")
+            raise UserError(f"--pick {which}: that run {found[0].status}: {found[0].reason}{self._instead(found[0])}")
         return found[0]
+
+    def _instead(self, record: Record) -> str:
+        """The complete run of the same candidate, in words."""
+        its = (record.model, record.target, record.seed)
+        same = [other.run for other in self.complete if (other.model, other.target, other.seed) == its]
+        return f"; {same[0]} is the same placement, complete: --pick {same[0].removeprefix(f'{SEARCH}-')}" if same else ""
 
     @property
     def costs(self) -> list[str]:

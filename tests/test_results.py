@@ -108,6 +108,18 @@ def test_a_record_is_picked_by_its_place_on_the_front_or_by_its_number(which, ru
     assert FOUND.pick(which).run == run
 
 
+def test_a_stopped_run_is_picked_by_the_run_that_went_on_with_it():
+    behind = {"status": "pruned", "reason": "behind at 320 tokens"}
+    others = [SPACE.candidate(point("dense", fraction)) for fraction in ("1/2", "1/4")]
+    stopped = [ended(job(one, f"trial-{n}")).change(**behind) for n, one in enumerate(others)]
+    ends = ended(job(others[1], "trial-7"), 3.1).change(continues="trial-1")
+    found = Results(SPACE, [*stopped, ended(job(SPACE.arm("dense"), "trial-2", "dense"), 3.0), ends], [])
+    with pytest.raises(UserError, match=r": behind at 320 tokens; trial-7 is the same placement, complete: --pick 7$"):
+        found.pick("1")
+    with pytest.raises(UserError, match=r": behind at 320 tokens$"):
+        found.pick("trial-0")
+
+
 @pytest.mark.parametrize(
     ("which", "message"),
     [("7", "trial-0 to trial-6"), ("kne", "knee, loss, cost"), ("-1", "no such run"), ("5", "diverged: the tr")],

@@ -14,6 +14,9 @@ from torch import Tensor
 from .config import UserError, one_line
 from .model import Decoder
 
+REMEDY = "remove it, and lpanas train goes on from the one before, or begins anew"
+"""For a checkpoint that is damaged."""
+
 Curve = tuple[tuple[int, float], ...]
 """(tokens, validation loss_nats) at every evaluation."""
 
@@ -29,6 +32,8 @@ class Reached:
     """The losses not yet logged."""
     precision: str | None = None
     """float32 or bfloat16, of the last steps; None where it is not known."""
+    seconds: float = 0.0
+    """That these steps took, over all calls."""
 
 
 def save(path: Path, fingerprint: str, reached: Reached, model: Decoder, adamw: torch.optim.AdamW) -> None:
@@ -38,7 +43,7 @@ def save(path: Path, fingerprint: str, reached: Reached, model: Decoder, adamw: 
     `fingerprint` says what the state belongs to; load refuses another one.
     """
     state = {"fingerprint": fingerprint, "step": reached.step, "curve": reached.curve, "pending": list(reached.pending)}
-    state |= {"precision": reached.precision}
+    state |= {"precision": reached.precision, "seconds": reached.seconds}
     state |= {"model": model.state_dict(), "optimizer": adamw.state_dict()}
     draft = path.with_suffix(".draft")
     try:
@@ -74,18 +79,21 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 def reached_by(state: dict[str, Any]) -> Reached:
     """How far a file's state has come."""
-    return Reached(state["step"], state["curve"], state["pending"], state.get("precision"))
+    return Reached(state["step"], state["curve"], state["pending"], state.get("precision"), state.get("seconds", 0.0))
 
 
 def read(path: Path, fingerprint: str | None, device: torch.device, *, mmap: bool = False) -> dict[str, Any]:
     """All that a file holds. fingerprint: None for any. mmap: a tensor is read when it is used. Raises UserError when it cannot
     be read, or is another config's."""
+    state = None
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
-    except (RuntimeError, EOFError, OSError, KeyError, UnpicklingError) as error:
-        raise UserError(f"{path}: not a checkpoint that can be read: {' '.join(str(error).split())[:120]}") from None
+    except OSError as error:
+        raise UserError(f"{path}: not a checkpoint that can be read: {error.strerror or one_line(error)}") from None
+    except (RuntimeError, EOFError, KeyError, UnpicklingError):  # what they say is for who writes programs
+        pass
     if not isinstance(state, dict) or "fingerprint" not in state:
-        raise UserError(f"{path}: not a checkpoint that can be read: it holds something else")
+        raise UserError(f"{path}: not a checkpoint that can be read: damaged, or another program's; {REMEDY}")
     if fingerprint is not None:
         check_fingerprint(path, state["fingerprint"], fingerprint)
     return state

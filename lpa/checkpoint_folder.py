@@ -4,20 +4,20 @@ of processes reads (torch.distributed.checkpoint)."""
 import json
 import logging
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Reached, check_fingerprint, reached_by, read
+from .checkpoint import REMEDY, Reached, check_fingerprint, reached_by, read
 from .config import UserError, one_line
 from .distributed import ALONE, World
 from .files import replace_text
@@ -26,18 +26,20 @@ from .parts import put
 
 KEPT = 2
 """Folders; the older ones go."""
+FOLDERS = "checkpoint-" + 9 * "[0-9]"
+"""Their names, by the step; a draft's is longer."""
 REACHED, METADATA = "reached.json", ".metadata"
 """How far the training has come; what lies where in the other files (torch's)."""
 
 
 def folders(out: Path) -> list[Path]:
     """By their names, the one that has come furthest last."""
-    return sorted(filter(is_one, out.glob("checkpoint-*")))
+    return sorted(out.glob(FOLDERS))
 
 
 def is_one(path: Path) -> bool:
     """Whether a path is such a folder by its name, which it was given when it was whole."""
-    return re.fullmatch(r"checkpoint-\d{9}", path.name) is not None
+    return fnmatchcase(path.name, FOLDERS)
 
 
 def furthest(out: Path) -> tuple[Path | None, dict[Path, str]]:
@@ -106,7 +108,8 @@ def _read(folder: Path) -> tuple[Reached, object]:
         row = json.loads((folder / REACHED).read_text(encoding="utf-8"))
         curve = tuple((int(tokens), float(loss)) for tokens, loss in row["curve"])
         pending = [torch.tensor(loss) for loss in row["pending"]]
-        return Reached(row["step"], curve, pending, row.get("precision")), row.get("fingerprint")
+        found = Reached(row["step"], curve, pending, row.get("precision"), float(row.get("seconds", 0)))
+        return found, row.get("fingerprint")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{REACHED} cannot be read: {one_line(error)}") from None
 
@@ -132,14 +135,14 @@ def weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
 def _fill(state: dict[str, Tensor], folder: Path, world: World) -> None:
     import torch.distributed.checkpoint as dcp
 
-    alone, then = world.size == 1, "remove it, and the same command goes on from the one before, or begins anew"
+    alone = world.size == 1
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be
             dcp.load(state, checkpoint_id=folder, process_group=world.storage, no_dist=alone)
     except (dcp.api.CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
         why = lack(folder) or one_line(_reason(error)).partition(". ")[0]  # after which torch advises programmers
-        raise UserError(f"{folder}: not a checkpoint that can be read: {why}; {then}") from None
+        raise UserError(f"{folder}: not a checkpoint that can be read: {why}; {REMEDY}") from None
 
 
 @contextmanager
@@ -202,7 +205,11 @@ class Writer:
         written = dcp.async_save(state, checkpoint_id=draft, process_group=self.world.storage)
         assert isinstance(written, Future)
         row = {"fingerprint": self.fingerprint, "step": reached.step, "curve": reached.curve}
-        row |= {"pending": [loss.item() for loss in reached.pending], "precision": reached.precision}
+        row |= {
+            "pending": [loss.item() for loss in reached.pending],
+            "precision": reached.precision,
+            "seconds": reached.seconds,
+        }
         self.pending = self.thread.submit(self._end, written, draft, json.dumps(row))
 
     def finish(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Progress:
     valid_loss_nats: float | None
     """At evaluations."""
     seconds: float
-    """Spent in this call so far."""
+    """Spent in this call so far; metrics.jsonl has those of earlier calls, too."""
     curve: Curve = ()
     """Of every evaluation so far, those of earlier calls included."""
     test_loss_nats: float | None = None
@@ -119,17 +120,24 @@ class Speed:
 class Metrics:
     """metrics.jsonl: a line a logged step; lines past the checkpoint that a run goes on from are dropped."""
 
-    def __init__(self, out: Path | None, done: int, speed: Speed, machine: Machine) -> None:
+    def __init__(self, out: Path | None, done: int, speed: Speed, machine: Machine, seconds: float = 0.0) -> None:
+        """done, seconds: steps and time of earlier calls, which this one goes on from."""
         self.speed, self.machine = speed, machine
         self.path = None if out is None else out / METRICS
         self.logs: Sequence[Log] = ()
         """What is told each line, too."""
         self.rows: list[Row] = []
         """What earlier calls have left."""
+        self.before = seconds
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows = [row for row in map(json.loads, _whole_lines(self.path)) if row["step"] <= done]
+        rows = list(map(_row, _whole_lines(self.path)))
+        if damaged := rows.count(None):
+            lines = "1 line that cannot be read is" if damaged == 1 else f"{damaged:,} lines that cannot be read are"
+            print(f"lpanas: {self.path}: {lines} dropped", file=sys.stderr, flush=True)
+        self.rows = [row for row in rows if row is not None and row["step"] <= done]
+        self.before = max([seconds, *(float(row.get("seconds", 0)) for row in self.rows[-1:])])  # an old checkpoint has none
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, progress: Progress) -> None:
@@ -138,6 +146,7 @@ class Metrics:
             return
         row = {name: value for name, value in vars(progress).items() if value is not None and name != "curve"}
         row |= self.speed.since(progress.tokens, progress.seconds) | vars(self.machine)
+        row["seconds"] = self.before + progress.seconds
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -161,6 +170,15 @@ def read_metrics(folder: Path) -> list[Row]:
     if not all(isinstance(row, dict) and {"step", "tokens"} <= set(row) for row in rows):
         raise UserError(f"{path}: expected a step and its tokens in every line")
     return rows
+
+
+def _row(line: str) -> Row | None:
+    """None where it is none."""
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["step"], int) else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -149,7 +149,7 @@ def train(
     done, curve, losses = begun.step, begun.curve, list(begun.pending)
     told = out if world.is_first and not spare else None
     with keeper.writing():
-        metrics = Metrics(told, done, speed(config, device, world.size, done), machine)
+        metrics = Metrics(told, done, speed(config, device, world.size, done), machine, begun.seconds)
         if told is not None:
             replace_text(told / CONFIG, dump_yaml(config))
             if not config.data.is_bytes:
@@ -161,6 +161,10 @@ def train(
     guard = Guard(device, waits=device.type == "cpu" or world.size > 1)
     due = _eval_steps(config)
     started = time.perf_counter()
+
+    def here() -> Reached:
+        return Reached(done, curve, losses, seconds=begun.seconds + time.perf_counter() - started)
+
     try:
         for number in range(done, config.steps):
             share = schedule(config.optim, number, config.steps)
@@ -185,12 +189,12 @@ def train(
                     metrics.write(progress)
             if _keeps(config, done) if only_at is None else done in only_at:
                 guard.check()
-                keeper.save(Reached(done, curve, losses))
+                keeper.save(here())
             yield progress
         keeper.finish()
     except (GeneratorExit, DivergedError, UserError) as ending:  # which all processes have; another error is one's own
         if isinstance(ending, GeneratorExit) and guard.is_good():
-            keeper.save(Reached(done, curve, losses))
+            keeper.save(here())
         keeper.finish()
         raise
     finally:

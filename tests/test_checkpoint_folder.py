@@ -142,7 +142,7 @@ def test_a_folder_whose_bytes_are_others_is_a_mistake_in_one_line_without_the_wo
     code, _, told = call("train", path, "--out", out)
     assert code == 2
     assert told.startswith(f"lpanas: {nine}: not a checkpoint that can be read: ")
-    assert told.endswith("; remove it, and the same command goes on from the one before, or begins anew\n")
+    assert told.endswith("; remove it, and lpanas train goes on from the one before, or begins anew\n")
     assert told.count("\n") == 1
     assert "Traceback" not in told
 

@@ -139,6 +139,55 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(config: TrainConfi
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
 
 
+def test_seconds_go_on_where_a_run_stopped(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
+    config = config.change(log_every=1)
+    for number in (4, 3, 12):
+        steps = train(config, shards, tmp_path)
+        told = list(islice(steps, number))
+        steps.close()
+        assert told[0].seconds < told[-1].seconds
+        state = torch.load(tmp_path / "checkpoint.pt")
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        seconds = [line["seconds"] for line in lines]
+        assert seconds == sorted(seconds)
+        assert seconds[-1] <= state["seconds"]
+        torch.save(state | {"seconds": state["seconds"] + 1000}, tmp_path / "checkpoint.pt")
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [int(second // 1000) for second in seconds] == 4 * [0] + 3 * [1] + 5 * [2]
+
+
+def test_a_checkpoint_that_knows_no_seconds_goes_on_from_those_of_the_last_line(
+    config: TrainConfig, shards: Shards, tmp_path: Path
+) -> None:
+    steps = train(config.change(log_every=1), shards, tmp_path)
+    list(islice(steps, 4))
+    steps.close()
+    state = torch.load(tmp_path / "checkpoint.pt")
+    del state["seconds"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    run(config.change(log_every=1), shards, tmp_path)
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(seconds) == 12
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("line", ['{"step": 3, "tok', "[1]", '"step"', '{"tokens": 3}', "3"])
+def test_a_damaged_line_of_the_log_is_dropped_and_said(
+    line: str, config: TrainConfig, shards: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config.change(log_every=1)
+    run(config, shards, tmp_path / "whole")
+    steps = train(config, shards, tmp_path / "stopped")
+    list(islice(steps, 7))
+    steps.close()
+    with open(tmp_path / "stopped" / "metrics.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    run(config, shards, tmp_path / "stopped")
+    said = f"lpanas: {tmp_path / 'stopped' / 'metrics.jsonl'}: 1 line that cannot be read is dropped\n"
+    assert capsys.readouterr().err == said
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
 def test_a_finished_run_is_not_done_again(config: TrainConfig, shards: Shards, tmp_path: Path) -> None:
     run(config, shards, tmp_path)
     before = metrics(tmp_path)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,17 @@ def check_kind(folder: Path, of: str) -> Path:
     return folder
 
 
-def check_folder(folder: Path, marker: str = ENVIRONMENT) -> Path:
-    """The folder, without `..` in its name; touches nothing. Raises UserError when it holds other things than a study's (or
-    than those of a training, by its marker's name)."""
+def check_folder(folder: Path, *markers: str) -> Path:
+    """The folder, without `..` in its name; touches nothing. Raises UserError when it holds other things than a study's, or
+    than what has one of the markers, patterns of names."""
+    markers = markers or (ENVIRONMENT, DATABASE)
     folder = folder.resolve() if ".." in folder.parts else folder
     try:
         names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise UserError(f"--out {folder}: {error.strerror}") from None
-    if marker not in names and DATABASE not in names and set(names) - {LOCK}:
-        raise UserError(f"--out {folder}: holds '{names[-1]}' and no {marker}; expected a new or empty folder")
+    if set(names) - {LOCK} and not any(fnmatch(name, marker) for name in names for marker in markers):
+        raise UserError(f"--out {folder}: holds '{names[-1]}' and no {markers[0]}; expected a new or empty folder")
     return folder
 
 

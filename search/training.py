@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from ..lpa import train as training
-from ..lpa.checkpoint_folder import place_of
+from ..lpa.checkpoint_folder import FOLDERS, place_of
+from ..lpa.config import UserError
 from ..lpa.data import check_fits
 from ..lpa.distributed import SharedMistakeError, World, joined
 from ..lpa.guard import DivergedError
@@ -18,6 +19,7 @@ from ..lpa.shards import Shards
 from ..lpa.sources import unwatched
 from ..lpa.train import TrainConfig
 from . import folder, preparing, terminal
+from .export import CONFIG
 from .interrupt import Interrupt
 from .presets import load_config
 
@@ -40,13 +42,15 @@ def train(config: Path, out: Path | None, steps: int | None, settings: Sequence[
 def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], logs: Logs, world: World) -> int:
     with world.together():
         logs.check()
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; expected a training's config, {_configs(path)}")
         config = load_config(path, settings)
         world.check(config.batch_size, config.microbatch, config.resolve_device())
     with world.together():
         shards = world.first_then_others(lambda: _shards(config, world))
     with world.together():
         check_fits(shards, config.data, config.steps * config.batch_tokens, config.model)
-        place = folder.check_folder(out, METRICS)
+        place = folder.check_folder(out, METRICS, training.CHECKPOINT, FOLDERS)
         done = training.reached(place, config, shards).step if world.is_first else 0
     if world.is_first:
         _tell_epochs(config.tokens / shards.tokens["train"])
@@ -68,6 +72,12 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], lo
         kept = place_of(place, done) if world.size > 1 else place / training.CHECKPOINT
         terminal.console.print(f"{done:,} of {config.steps:,} steps done: {kept}", markup=False)
     return 128 + heard if heard else 0
+
+
+def _configs(path: Path) -> str:
+    """Those in a folder."""
+    found = [one for one in (path / CONFIG, *sorted(path.glob(f"*/{CONFIG}"))) if one.is_file()]
+    return f"such as {found[0]}" if found else f"a file such as {CONFIG}"
 
 
 def _stopping(world: World) -> str:

@@ -1,13 +1,16 @@
 """What `lpanas train` says, by the command line."""
 
+import json
 from pathlib import Path
 
 import pytest
-from lpanas.lpa.config import dump_yaml
+from lpanas.lpa.checkpoint_folder import FOLDERS
+from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.data import DataConfig
 from lpanas.lpa.model import ModelConfig
 from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.train import TrainConfig
+from lpanas.search.folder import check_folder
 from making import Call
 
 
@@ -29,3 +32,49 @@ def test_a_text_that_is_read_too_often_is_a_mistake_without_more_words(path: Pat
     code, _, told = call("train", path, "--out", tmp_path / "out", *often)
     assert code == 0
     assert told.count("lpanas: ") == told.count("lpanas: the text is read ") == 1
+
+
+def test_a_training_that_has_lost_its_log_goes_on_from_its_checkpoint(path: Path, tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "out"
+    assert call("train", path, "--out", out, "--steps", 5)[0] == 0
+    for name in ("metrics.jsonl", ".lock"):
+        (out / name).unlink()
+    assert call("train", path, "--out", out)[::2] == (0, "")
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(6, 13))
+
+
+@pytest.mark.parametrize("name", ["checkpoint-000000005", "checkpoint.pt"])
+def test_a_folder_with_a_checkpoint_is_a_trainings_and_one_with_another_name_is_none(name: str, tmp_path: Path) -> None:
+    """The names that `lpanas train` looks for."""
+    markers = ("metrics.jsonl", "checkpoint.pt", FOLDERS)
+    (tmp_path / f"{name}.mine").mkdir()
+    with pytest.raises(UserError, match=r"holds '.*\.mine' and no metrics\.jsonl; expected a new or empty folder"):
+        check_folder(tmp_path, *markers)
+    (tmp_path / name).mkdir()
+    assert check_folder(tmp_path, *markers) == tmp_path
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named_with_what_to_do(path: Path, tmp_path: Path, call: Call) -> None:
+    file = tmp_path / "out" / "checkpoint.pt"
+    assert call("train", path, "--out", file.parent, "--steps", 5)[0] == 0
+    file.write_bytes(file.read_bytes()[:999])
+    code, _, told = call("train", path, "--out", file.parent)
+    assert code == 2
+    assert told == (
+        f"lpanas: {file}: not a checkpoint that can be read: damaged, or another program's; "
+        "remove it, and lpanas train goes on from the one before, or begins anew\n"
+    )
+    file.unlink()
+    assert call("train", path, "--out", file.parent)[::2] == (0, "")
+
+
+def test_a_folder_in_the_place_of_a_config_is_said_with_the_config_in_it(path: Path, tmp_path: Path, call: Call) -> None:
+    assert call("train", tmp_path)[::2] == (
+        2,
+        f"lpanas: {tmp_path}: a folder; expected a training's config, such as {path}\n",
+    )
+    (tmp_path / "empty").mkdir()
+    assert call("train", tmp_path / "empty")[2].endswith(
+        ": a folder; expected a training's config, a file such as train.yaml\n"
+    )

@@ -51,11 +51,12 @@ def check(config: TrainConfig, folder: Path, forms: Sequence[str]) -> None:
 
 def retire(folder: Path, config: TrainConfig, asked: Sequence[str] = ()) -> list[str]:
     """Take away forms of another config than the one that is going to be written; what was, in words. What nobody has touched
-    is removed, the rest renamed. asked: forms that are written anew."""
+    is removed, the rest renamed. asked: forms that are written anew; of the same config, what was edited is kept beside."""
     removed, lines = list[str](), list[str]()
     kept = _kept(folder)
     for form in BESIDE:
         if not _is_stale(folder, form, config):
+            lines += _edited(folder, form, kept.get(form, {}).get("files", {})) if form in asked else []
             continue
         for path in _there(folder, form):
             if _is_untouched(path, folder, kept.get(form, {}).get("files", {})):
@@ -73,6 +74,17 @@ def retire(folder: Path, config: TrainConfig, asked: Sequence[str] = ()) -> list
         lines.append(f"{folder / 'trained'} holds trainings of that: move it before this one is trained there")
     if removed or lines:
         _keep(folder, kept)
+    return lines
+
+
+def _edited(folder: Path, form: str, files: dict[str, str]) -> list[str]:
+    """Keep what is going to be written over and is not as exported: a folder that is replaced whole, else each file."""
+    paths = _there(folder, form) if form == "hf" else _written(folder, form)
+    lines = []
+    for path in (path for path in paths if not _is_untouched(path, folder, files)):
+        free = free_name(path)
+        path.rename(free)
+        lines.append(f"{path} was not as exported: kept as {free}")
     return lines
 
 

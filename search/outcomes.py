@@ -254,7 +254,9 @@ def _ran_on(rows: Sequence[Mapping[str, Any]], config: TrainConfig) -> tuple[str
     if not all({"devices", "device", "precision"} <= set(row) for row in rows):
         return ()
     fields = TrainConfig.model_fields
-    keys = "".join(f", {key} {value}" for key in FASTER if (value := getattr(config, key)) != fields[key].default)
+    micro = config.microbatch or config.batch_size
+    keys = f", microbatch {micro}" if micro < config.batch_size else ""
+    keys += "".join(f", {key} {value}" for key in FASTER if (value := getattr(config, key)) != fields[key].default)
     return tuple(dict.fromkeys(f"{row['devices']} x {row['device']}, {row['precision']}{keys}" for row in rows))
 
 

@@ -86,6 +86,25 @@ def test_what_was_edited_or_trained_in_is_renamed_and_never_lost(study: Path, ca
     assert "--tollamafactorywritesthemanew" in said
 
 
+def test_what_was_edited_is_kept_when_the_same_is_exported_anew(study: Path, call: Call) -> None:
+    place = study / "export" / "target"
+    assert call("export", study, "--to", ALL)[0] == 0
+    registry = next(place.glob("torchtitan/*/config_registry.py"))
+    edited = [place / "axolotl.yaml", place / "hf" / "config.json", registry]
+    for path in edited:
+        path.write_text(path.read_text() + "\n# mine\n")
+    (place / "torchtitan" / "outputs").mkdir()
+    (place / "hf" / "tokenizer.json").write_text("{}")
+    said = " ".join(call("export", study, "--to", ALL)[1].split())
+    assert said.count("was not as exported: kept as") == 3
+    for path in (place / "axolotl.yaml.old", place / "hf.old" / "config.json", registry.with_name("config_registry.py.old")):
+        assert path.read_text().endswith("# mine\n")
+    assert (place / "hf.old" / "tokenizer.json").exists()
+    assert (place / "torchtitan" / "outputs").exists()
+    assert not any(path.read_text().endswith("# mine\n") for path in edited)
+    assert "kept as" not in call("export", study, "--to", ALL)[1]
+
+
 def test_forms_that_nobody_noted_are_kept_and_a_link_is_not_followed(study: Path, call: Call, tmp_path: Path) -> None:
     place = study / "export" / "target"
     call("export", study, "--to", "hf,axolotl")

@@ -111,6 +111,12 @@ def test_speeds_of_other_kernels_are_not_compared_nor_those_of_unknown_devices(p
     assert "speeds are not compared: the logs do not say what they were measured on" in words(place)[0]
 
 
+def test_speeds_of_other_microbatches_are_not_compared(place):
+    ran(place / "train.yaml", "train", {20: 2.0}, microbatch=1)
+    ran(place / "dense" / "train.yaml", "train", {20: 2.0})
+    assert "ran on 1 x NVIDIA H100, bfloat16, microbatch 1, the twin on 1 x NVIDIA H100, bfloat16" in words(place)[0]
+
+
 def test_a_training_that_went_on_elsewhere_has_no_one_speed(place):
     for file in (place / "train.yaml", place / "dense" / "train.yaml"):
         ran(file, "train", {20: 2.0})

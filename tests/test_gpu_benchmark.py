@@ -1,19 +1,36 @@
-"""tests/benchmarks/gpu.py runs whole at toy size, and its roofline is what can be counted by hand."""
+"""tests/benchmarks/gpu.py runs whole at toy size, measures our own loop, loses no result, and its roofline is what can be
+counted by hand."""
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lpanas.lpa.cost import flops_per_token
 from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.optim import OptimConfig
+from lpanas.lpa.shards import Shards
+from lpanas.lpa.train import TrainConfig, train
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-import roofline  # noqa: E402 (a script's neighbour)
+import gpu  # noqa: E402 (a script's neighbours)
+import roofline  # noqa: E402
+from contenders import WARMUP, Asked, Contender, in_turn, ours  # noqa: E402
+from packed import against  # noqa: E402
+from staged import Report, output  # noqa: E402
 
-SHAPE = {"vocab_size": 512, "d_model": 64, "d_ff": 128, "n_heads": 4, "n_layers": 3, "context": 32, "rank_multiple": 8}
+CPU = torch.device("cpu")
+SHAPE = {"vocab_size": 512, "d_model": 64, "d_ff": 128, "n_heads": 4, "n_layers": 1, "context": 32, "rank_multiple": 8}
+
+
+def model(**changes: object) -> ModelConfig:
+    return ModelConfig.parse(SHAPE | changes, "m")
 
 
 @pytest.mark.slow
@@ -21,24 +38,130 @@ def test_every_stage_runs_at_toy_size(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed: pip install 'lpanas[hf]'")
     out = tmp_path / "gpu.json"
     words = [sys.executable, str(BENCHMARKS / "gpu.py"), "--toy", "--seconds", "0.1", "--out", str(out)]
-    subprocess.run(words, check=True, capture_output=True)
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     found = json.loads(out.read_text())
-    assert not [name for name, its in found.items() if isinstance(its, dict) and "failed" in its]
+    assert found == json.loads(ended.stdout)
     assert found["environment"]["device"] == "cpu"
-    assert [row["name"] for row in found["peers"]["rows"]] == ["ours, plain", "Hugging Face, compiled"]
-    for row in found["lowrank"]:
-        assert 0.5 < row["roofline_ratio"] < 1
-        assert row["flops_ratio"] < 1
-    one, two = found["packing"]
+    _, mine, peer, ratios = found["peers"]["rows"]
+    assert (mine["name"], peer["name"]) == ("ours, plain", "Hugging Face, compiled")
+    assert ratios["ours_over_best_peer"] == pytest.approx(mine["tokens_per_second"] / peer["tokens_per_second"])
+    _, attention, ffn = found["lowrank"]["rows"]
+    # weights of the toy: head 264 x 32, two layers of 4 x 32 x 32 and 3 x 32 x 88, scores 2 x 2 x 32 x 32; rank 8
+    dense = 8448 + 2 * (4096 + 8448) + 4096
+    assert attention["flops_ratio"] == pytest.approx((dense - 2 * (4096 - 4 * 8 * 64)) / dense)
+    assert ffn["flops_ratio"] == pytest.approx((dense - 2 * (8448 - 3 * 8 * 120)) / dense)
+    assert [row["cache"] for row in found["startup"]["rows"]] == ["cold", "warm"]
+    one, two = found["packing"]["rows"]
     assert (one["workers"], two["workers"]) == (1, 2)
-    assert two["largest_difference_nats"] < 1e-5
-    again = subprocess.run([*words[:2], "--toy", "speed"], capture_output=True, text=True)
-    assert again.returncode == 2
-    assert "unknown stage speed" in again.stderr
+    assert (one["runs_without_a_loss"], two["runs_without_a_loss"]) == (0, 0)
+    assert two["nats_from_one_at_a_time"] < 1e-5
+    assert two["over_one_at_a_time"] == pytest.approx(two["runs_an_hour"] / one["runs_an_hour"])
+
+
+@pytest.mark.slow
+def test_an_unknown_stage_is_a_mistake() -> None:
+    ended = subprocess.run([sys.executable, str(BENCHMARKS / "gpu.py"), "--toy", "speed"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "unknown stage speed" in ended.stderr
+
+
+def test_what_is_measured_of_ours_is_the_training_loop_itself(tiny: ModelConfig, shards: Shards) -> None:
+    tokens = (WARMUP + 1) * 4 * tiny.context
+    config = TrainConfig(model=tiny, optim=OptimConfig(lr=1e-2), tokens=tokens, batch_size=4, device="cpu", log_every=1)
+    last = list(train(config, shards))[-1]
+    loss, norm = ours(config, Asked(True, 0, CPU), shards.split("train")).step()  # after the steps that do not count
+    assert (loss.item(), norm.item()) == (last.train_loss_nats, last.gradient_norm)
+
+
+def test_a_contender_that_fails_is_told_of_and_the_others_go_on() -> None:
+    calls = iter(range(4))
+    makers: Any = {
+        "good": lambda: Contender(lambda: None, 1),
+        "ends early": lambda: Contender(lambda: next(calls), 1),
+        "never begins": lambda: 1 // 0,
+    }
+    found = in_turn(makers, Asked(True, 0, CPU))
+    assert len(found["good"].taken) == 3
+    assert found["good"].failed == ""
+    assert "StopIteration" in found["ends early"].failed
+    assert "ZeroDivisionError" in found["never begins"].failed
+
+
+def test_rows_outlive_a_stage_that_fails_and_the_next_one_runs(tmp_path: Path) -> None:
+    def fails() -> Iterator[dict[str, Any]]:
+        yield {"value": 1.0, "none": [math.inf, math.nan]}
+        raise ZeroDivisionError("of all things")
+
+    report = Report(tmp_path / "found.json", CPU)
+    report.run("fails", fails, 60)
+    report.run("runs", lambda: iter([{"value": 2}]), 60)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["fails"]["rows"] == [{"value": 1.0, "none": [None, None]}]
+    assert found["fails"]["failed"].endswith("ZeroDivisionError: of all things")
+    assert found["runs"]["rows"] == [{"value": 2}]
+    assert report.failed
+
+
+def test_a_stage_without_an_end_is_ended_and_keeps_its_rows() -> None:
+    def endless() -> Iterator[dict[str, Any]]:
+        yield {"value": 1}
+        while True:
+            try:
+                output([sys.executable, "-c", "import time; time.sleep(600)"], 600)
+            except Exception:
+                yield {"failed": "the limit is no failure of a part"}
+
+    report = Report(None, CPU)
+    report.run("endless", endless, 0.5)
+    assert report.found["endless"]["rows"] == [{"value": 1}]
+    assert report.found["endless"]["failed"] == "stopped after 0.5 s"
+
+
+def test_of_a_program_that_fails_its_last_words_are_kept() -> None:
+    with pytest.raises(RuntimeError, match="exit code 3: so it ends"):
+        output([sys.executable, "-c", "import sys; sys.stderr.write('so it ends'); sys.exit(3)"], 60)
+    with pytest.raises(RuntimeError, match="not done after"):
+        output([sys.executable, "-c", "import time; time.sleep(600)"], 0.2)
+
+
+def test_like_is_compared_with_like() -> None:
+    speeds = [("ours, a", False, 6.0), ("peer", False, 4.0), ("ours, b", True, 10.0), ("peer b", True, 8.0)]
+    rows = [{"name": name, "cuda_graph": graph, "tokens_per_second": speed} for name, graph, speed in speeds]
+    broken = {"name": "peer c", "cuda_graph": True, "failed": "out of memory"}
+    ratios = {"ours_over_best_peer": 10 / 8, "without_cuda_graphs": 6 / 4, "with_cuda_graphs": 10 / 8}
+    assert gpu.peer_ratios([*rows, broken]) == ratios
+    assert gpu.peer_ratios(rows[:3]) == {"ours_over_best_peer": 10 / 4, "without_cuda_graphs": 6 / 4, "with_cuda_graphs": None}
+
+
+def test_packed_runs_are_compared_run_by_run() -> None:
+    one = {"runs_an_hour": 50.0, "losses": {"a": 2.0, "b": 3.0}}
+    many = {"runs_an_hour": 200.0, "losses": {"b": 3.5, "c": 9.0}}
+    assert against(many, one, "one") == {"over_one": 4.0, "nats_from_one": 0.5}
+    assert against(many, None, "one") == {}
+
+
+def test_no_model_is_measured_twice_for_low_rank_and_the_papers_are_there() -> None:
+    cells = list(gpu.cells(Asked(False, 0, CPU)))
+    assert len({(low.model_dump_json(exclude={"placement"}), low.ranks_text) for *_, low in cells}) == len(cells)
+    there = {(shape, context, low.ranks_text) for shape, context, _, low in cells}
+    assert ("llama-130m", 1024, "q128 k128 v128 o128") in there
+    assert ("llama-350m", 1024, "q320 k320 v320 o320") in there
+
+
+def test_matrices_that_read_one_input_are_one_product() -> None:
+    ffn = [(64, 256), (128, 64)]
+    assert roofline.layer_products(model(), 0) == [(64, 192), (64, 64), *ffn]
+    low = [(64, 48), (16, 64), (16, 64), (16, 64), (64, 16), (16, 64)]
+    assert roofline.layer_products(model(placement="attention=1/4"), 0) == [*low, *ffn]
+    mixed = [(64, 64 + 16 + 8), (16, 64), (8, 64), (64, 64), (64, 128 + 16), (16, 128), (128, 64)]
+    assert roofline.layer_products(model(placement="k=1/4 v=1/8 gate=1/4"), 0) == mixed
+    grouped = model(n_kv_heads=2, ffn="relu")
+    assert roofline.layer_products(grouped, 0) == [(64, 64 + 2 * 32), (64, 64), (64, 128), (128, 64)]
 
 
 def test_where_memory_is_free_the_roofline_is_the_flops() -> None:
-    config = ModelConfig.parse(SHAPE | {"placement": "attention=1/4"}, "m")
+    config = model(placement="attention=1/4", n_layers=3)
     device = roofline.Device(flops_per_second=1e12, bytes_per_second=1e30)
     tokens = 4 * 32
     matmuls = flops_per_token(config) - 12 * 3 * 32 * 64  # the scores: the roofline's are causal, with a flash backward pass
@@ -48,9 +171,35 @@ def test_where_memory_is_free_the_roofline_is_the_flops() -> None:
     assert roofline.step_seconds(config, 4, 5, device) == pytest.approx(5 * expected, rel=1e-9)
 
 
-def test_where_flops_are_free_low_rank_is_no_faster_by_its_flops() -> None:
-    device = roofline.Device(flops_per_second=1e30, bytes_per_second=1e9)
-    dense = ModelConfig.parse(SHAPE, "m")
-    low = ModelConfig.parse(SHAPE | {"placement": "attention=1/4"}, "m")
-    ratio = roofline.step_seconds(low, 4, 1, device) / roofline.step_seconds(dense, 4, 1, device)
-    assert ratio > flops_per_token(low) / flops_per_token(dense)
+def test_where_flops_are_free_the_roofline_is_the_bytes() -> None:
+    device = roofline.Device(flops_per_second=1e30, bytes_per_second=1.0)
+    # 128 tokens. A product of a x b: 2 (128 a + a b + 128 b) forward and for the input's gradient, 2 x 128 (a + b) + 4 a b for
+    # the weight's, 6 a b for its cast: 768 (a + b) + 14 a b.
+    qkv, o, gate_up, down, head = 368_640, 155_648, 475_136, 262_144, 901_120
+    logits = 128 * 512 * 2 * 3
+    attention = (4 + 5 + 3) * 128 * 64 * 2  # reads q, k, v, writes o; reads these and a gradient, writes three
+    norms = 2 * 128 * 64 * (4 + 2 + 4 + 2) + 2 * 128 * 64 * (4 + 4 + 4 + 2 + 2)
+    positions = 2 * 128 * 64 * 2 * 2 * 2  # q and k, read and written, forward and backward
+    gate = (2 + 1 + 3 + 2) * 128 * 128 * 2
+    micro = qkv + o + gate_up + down + head + logits + attention + norms + positions + gate
+    assert roofline.microbatch_seconds(model(), 4, device) == pytest.approx(micro, rel=1e-9)
+    params = 2 * 512 * 64 + 4 * 64 * 64 + 3 * 64 * 128 + 3 * 64
+    assert roofline.step_seconds(model(), 4, 2, device) == pytest.approx(2 * micro + 32 * params, rel=1e-9)
+
+    # attention=1/4: qkv and o become 64 x 48, 64 x 16 and four of 16 x 64
+    factors = (768 * 112 + 14 * 3072) + (768 * 80 + 14 * 1024) + 4 * (768 * 80 + 14 * 1024)
+    low = roofline.microbatch_seconds(model(placement="attention=1/4"), 4, device)
+    assert low == pytest.approx(micro - qkv - o + factors, rel=1e-9)
+
+
+def test_each_operation_takes_the_longer_of_its_two_times() -> None:
+    # at 100 FLOPs a byte's time the head, 64 x 512 at 128 tokens, is bound by bytes: its three products have 8,388,608 FLOPs
+    # each and 212,992, 212,992 and 278,528 bytes; at 10 by FLOPs, but for its cast of 196,608 bytes
+    def head(flops_per_second: float) -> float:
+        device = roofline.Device(flops_per_second, 1.0)
+        with_head, without = (roofline.microbatch_seconds(model(vocab_size=size), 4, device) for size in (512, 256))
+        return with_head - without - 128 * 256 * 6
+
+    half = 64 * 256
+    assert head(100.0) == pytest.approx(768 * 256 + 14 * half)
+    assert head(10.0) == pytest.approx(3 * 2 * 128 * half / 10 + 6 * half)

@@ -1,16 +1,33 @@
 """What trains in tests/benchmarks/gpu.py: our own loop's step, and that of other programs as their users train fastest."""
 
+import gc
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+from lpanas.lpa.data import Batches, resident
 from lpanas.lpa.distributed import ALONE
+from lpanas.lpa.guard import Guard
+from lpanas.lpa.kernels import COMPILED_KINDS, compiled, regions
 from lpanas.lpa.model import ModelConfig
-from lpanas.lpa.optim import OptimConfig, optimizer
+from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.step_time import timed
-from lpanas.lpa.train import TrainConfig, adder, autocast, fresh, gradient_norm, update
+from lpanas.lpa.train import TrainConfig, adder, autocast, fresh, step
+
+WARMUP, TOGETHER = 6, 3
+"""Steps before the first that counts, which compile, capture and settle; steps timed as one."""
+TOKENS = 2**22
+"""Random ones that batches are cut from."""
+MODES = {False: (None, "max-autotune-no-cudagraphs"), True: ("reduce-overhead",)}
+"""torch.compile's, for other programs, without and with CUDA graphs."""
+
+TOY = {"vocab_size": 264, "context": 32, "d_model": 32, "d_ff": 88, "n_heads": 2, "n_layers": 2, "rank_multiple": 4}
 
 
 @dataclass(frozen=True)
@@ -26,12 +43,27 @@ class Asked:
 class Contender:
     """Something that trains: a call is one step."""
 
-    name: str
     step: Callable[[], object]
     tokens: int
     """A step."""
     first_seconds: float = 0.0
-    """Of its first steps, compiling and all."""
+    """From nothing to the end of its first steps, compiling and all."""
+    taken: list[float] = field(default_factory=list)
+    """Seconds of steps."""
+    failed: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return median(self.taken)
+
+
+Make = Callable[[], Contender]
+
+
+def toy() -> ModelConfig:
+    """For a CPU."""
+    return ModelConfig.parse(TOY, "toy")
 
 
 def training(model: ModelConfig, batch: int, asked: Asked, **more: Any) -> TrainConfig:
@@ -40,30 +72,40 @@ def training(model: ModelConfig, batch: int, asked: Asked, **more: Any) -> Train
     return TrainConfig(model=model, optim=OptimConfig(lr=1e-4), tokens=10**9, batch_size=batch, device=device, **more)
 
 
-def ours(name: str, config: TrainConfig, asked: Asked) -> Contender:
-    """Our loop's step on random tokens."""
+def ours(config: TrainConfig, asked: Asked, tokens: np.ndarray | None = None) -> Contender:
+    """Our loop's step: a batch cut where the tokens lie, forward, backward, guard, clipping, schedule, update. tokens: random
+    ones when left out."""
     began = time.perf_counter()
     model = fresh(config, asked.device)
     adamw, add = optimizer(model, config.optim), adder(model, config, asked.device, ALONE)
-    inputs, targets = tokens_of(config, asked)
+    where = resident(random_tokens(config, asked) if tokens is None else tokens, asked.device)
+    batches = Batches(where, config.model.context, config.batch_size, config.seed)
+    guard = Guard(asked.device, waits=asked.device.type == "cpu")
+    numbers = iter(range(config.steps))
 
-    def step() -> None:
-        add(inputs, targets)
-        update(model, adamw, config, 1.0, gradient_norm(model))
+    def once() -> tuple[torch.Tensor, torch.Tensor]:
+        number = next(numbers)
+        share = schedule(config.optim, number, config.steps)
+        return step(model, adamw, batches(number), config, number, share, ALONE, guard, add)
 
-    return warmed(Contender(name, step, config.batch_tokens), asked, began)
-
-
-def tokens_of(config: TrainConfig, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, context) each."""
-    stream = torch.Generator().manual_seed(0)
-    shape = (2, config.batch_size, config.model.context)
-    inputs, targets = torch.randint(config.model.vocab_size, shape, generator=stream).to(asked.device)
-    return inputs, targets
+    return warmed(Contender(once, config.batch_tokens), asked, began)
 
 
-def hugging_face(config: TrainConfig, asked: Asked) -> Contender:
-    """LlamaForCausalLM as its users train it fastest: compiled, SDPA, autocast, fused AdamW."""
+def random_tokens(config: TrainConfig, asked: Asked) -> np.ndarray:
+    """(tokens,) uint16."""
+    count = 2**14 if asked.toy else TOKENS
+    return np.random.default_rng(0).integers(config.model.vocab_size, size=count, dtype=np.uint16)
+
+
+def batch_of(config: TrainConfig, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, context) each, on the device."""
+    tokens = random_tokens(config, asked)
+    inputs, targets = Batches(tokens, config.model.context, config.batch_size, config.seed)(0)
+    return inputs.to(asked.device), targets.to(asked.device)
+
+
+def hugging_face(config: TrainConfig, mode: str | None, asked: Asked) -> Contender:
+    """LlamaForCausalLM as its users train it fastest: compiled, SDPA, autocast, fused AdamW. It waits for no batch."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     began, m = time.perf_counter(), config.model
@@ -72,19 +114,15 @@ def hugging_face(config: TrainConfig, asked: Asked) -> Contender:
         num_attention_heads=m.n_heads, max_position_embeddings=m.context, attn_implementation="sdpa", use_cache=False,
     )  # fmt: skip
     model = LlamaForCausalLM(shape).to(asked.device)
-    compiled = model if asked.toy else torch.compile(model)
-    inputs, _ = tokens_of(config, asked)
-
-    step = steps(model, lambda: compiled(input_ids=inputs, labels=inputs).loss, config, asked)
-    return warmed(Contender("Hugging Face, compiled", step, config.batch_tokens), asked, began)
+    fast = model if asked.toy else torch.compile(model, mode=mode)
+    inputs, _ = batch_of(config, asked)
+    return warmed(of_others(model, lambda: fast(input_ids=inputs, labels=inputs).loss, config, asked), asked, began)
 
 
-def litgpt(config: TrainConfig, asked: Asked) -> Contender | None:
-    """Its GPT of the same shape, compiled; None where it is not installed."""
-    try:
-        from litgpt import GPT, Config
-    except ImportError:
-        return None
+def litgpt(config: TrainConfig, mode: str | None, asked: Asked) -> Contender:
+    """Its GPT of the same shape, likewise."""
+    from litgpt import GPT, Config
+
     began, m = time.perf_counter(), config.model
     shape = Config(
         block_size=m.context, vocab_size=m.vocab_size, padded_vocab_size=m.vocab_size, n_layer=m.n_layers, n_head=m.n_heads,
@@ -92,20 +130,21 @@ def litgpt(config: TrainConfig, asked: Asked) -> Contender | None:
         mlp_class_name="LLaMAMLP", intermediate_size=m.d_ff,
     )  # fmt: skip
     model = GPT(shape).to(asked.device)
-    compiled = model if asked.toy else torch.compile(model)
-    inputs, targets = tokens_of(config, asked)
+    fast = model if asked.toy else torch.compile(model, mode=mode)
+    inputs, targets = batch_of(config, asked)
 
     def loss() -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(compiled(inputs).flatten(0, 1).float(), targets.flatten())
+        return torch.nn.functional.cross_entropy(fast(inputs).flatten(0, 1).float(), targets.flatten())
 
-    return warmed(Contender("litgpt, compiled", steps(model, loss, config, asked), config.batch_tokens), asked, began)
+    return warmed(of_others(model, loss, config, asked), asked, began)
 
 
-def steps(model: torch.nn.Module, loss: Callable[[], torch.Tensor], config: TrainConfig, asked: Asked) -> Callable[[], object]:
-    """A step of another program's model, with what ours does around it."""
+def of_others(model: torch.nn.Module, loss: Callable[[], torch.Tensor], config: TrainConfig, asked: Asked) -> Contender:
+    """Another program's model, with what ours has around it."""
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 
-    def step() -> None:
+    def once() -> None:
+        torch.compiler.cudagraph_mark_step_begin()
         with autocast(config, asked.device):
             its = loss()
         its.backward()
@@ -113,12 +152,12 @@ def steps(model: torch.nn.Module, loss: Callable[[], torch.Tensor], config: Trai
         adamw.step()
         adamw.zero_grad(set_to_none=True)
 
-    return step
+    return Contender(once, config.batch_tokens)
 
 
 def warmed(one: Contender, asked: Asked, began: float) -> Contender:
     """After what compiles, captures and settles."""
-    for _ in range(6):
+    for _ in range(WARMUP):
         one.step()
     if asked.device.type == "cuda":
         torch.cuda.synchronize()
@@ -126,11 +165,53 @@ def warmed(one: Contender, asked: Asked, began: float) -> Contender:
     return one
 
 
-def in_turn(contenders: list[Contender], asked: Asked) -> dict[str, list[float]]:
-    """Seconds of steps by name, taken in turn until the time is over."""
-    taken: dict[str, list[float]] = {one.name: [] for one in contenders}
+def in_turn(makers: dict[str, Make], asked: Asked) -> dict[str, Contender]:
+    """All on the device together, steps of each in turn until the time is over; one that fails is left, with its words."""
+    found = {name: _made(make) for name, make in makers.items()}
     end = time.perf_counter() + asked.seconds
-    while time.perf_counter() < end or len(taken[contenders[0].name]) < 3:
-        for one in contenders:
-            taken[one.name] += timed(asked.device, [lambda one=one: [one.step() for _ in range(3)] and None])
-    return {name: [seconds / 3 for seconds in all_of_it] for name, all_of_it in taken.items()}
+    while going := [one for one in found.values() if not one.failed]:
+        if time.perf_counter() >= end and len(going[0].taken) >= 3:
+            break
+        for one in going:
+            try:
+                seconds = timed(asked.device, [lambda one=one: [one.step() for _ in range(TOGETHER)] and None])
+                one.taken.append(seconds[0] / TOGETHER)
+            except Exception as error:
+                one.failed, one.step = last_lines(error), lambda: None
+                one.taken.clear()
+    return found
+
+
+def _made(make: Make) -> Contender:
+    try:
+        return make()
+    except Exception as error:
+        return Contender(lambda: None, 0, failed=last_lines(error))
+
+
+def last_lines(error: BaseException, count: int = 8) -> str:
+    """Of its traceback."""
+    return "\n".join("".join(traceback.format_exception(error)).splitlines()[-count:])[-2000:]
+
+
+@contextmanager
+def compiled_alike() -> Iterator[None]:
+    """What is compiled knows its shape, the first model's as any later one's, and is forgotten before and after."""
+    import torch._dynamo  # its import takes seconds
+
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=COMPILED_KINDS):
+        forget()
+        try:
+            yield
+        finally:
+            forget()
+
+
+def forget() -> None:
+    """All that was compiled in this process, and memory that nothing holds."""
+    torch.compiler.reset()
+    regions.cache_clear()
+    compiled.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

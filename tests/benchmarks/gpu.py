@@ -1,38 +1,34 @@
 """What a GPU makes of training and of a search: stages, each bounded, each ratios within one run, as JSON.
 
-    python tests/benchmarks/gpu.py [STAGE...] [--toy] [--seconds S] [--out FILE]
+    python tests/benchmarks/gpu.py [STAGE...] [--toy] [--seconds S] [--limit S] [--out FILE]
 
 device    the rate of large bfloat16 products and of copies: the ceilings of everything else
-peers     llama-130m dense, context 1024, in tokens a second: our kernels, with and without a CUDA graph, against Hugging Face's
-          LlamaForCausalLM under torch.compile with fused AdamW, and litgpt's GPT where that is installed; same shape, tokens
-          and precision
-lowrank   low rank against dense, both compiled, pairs of steps one right after the other: placement x rank x shape x context,
-          with the ratio of FLOPs, of the roofline (tests/benchmarks/roofline.py) and as measured
-startup   from a new candidate to its sixth step, after another of its shape
+peers     llama-130m dense, context 1024, in tokens a second: our kernels against Hugging Face's LlamaForCausalLM under
+          torch.compile with fused AdamW, and litgpt's GPT where that is installed; same shape, tokens and precision; first all
+          without CUDA graphs, then all with them, in turn within each
+lowrank   low rank against dense, compiled alike, pairs of steps one right after the other: kernels x placement x rank x shape x
+          context, with the ratio of FLOPs, of the roofline (tests/benchmarks/roofline.py) and as measured
+startup   from a new candidate to its sixth step, after others, in a process of its own: with no compiler's cache (cold), then
+          with what that one left there (warm)
 packing   runs an hour at llama-9m and llama-20m: one at a time, and several that share the device
 
-All of them when none is named. --toy: at shapes for a CPU, which tests that everything runs and says nothing of speed.
---seconds: of each measurement. Needs transformers for its peer.
+All of them when none is named. --toy: at shapes for a CPU, on it, which tests that everything runs and says nothing of speed.
+--seconds: of each measurement. --limit: of each stage; it ends what runs in Python or in another process, and waits for a call
+into CUDA. --out is written anew with each row; what fails is a row or a stage with `failed`, and then the exit code is 1. Needs
+transformers for its peer.
 """
 
 import argparse
-import json
-import math
-import platform
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from lpanas.lpa.cost import cost, flops_per_token
-from lpanas.lpa.data import DataConfig
 from lpanas.lpa.kernels import KernelsName
 from lpanas.lpa.metrics import peak_flops
 from lpanas.lpa.model import ModelConfig
@@ -42,13 +38,29 @@ from lpanas.search.presets import named_shape
 
 sys.path.insert(0, str(Path(__file__).parent))
 import roofline
-from contenders import Asked, hugging_face, in_turn, litgpt, ours, training
+from contenders import (
+    MODES,
+    Asked,
+    Contender,
+    Make,
+    compiled_alike,
+    forget,
+    hugging_face,
+    in_turn,
+    last_lines,
+    litgpt,
+    ours,
+    toy,
+    training,
+)
+from packed import packing
+from staged import Report, Rows
+from startup import startup
 
 KERNELS: tuple[KernelsName, ...] = ("plain", "regions", "blocks", "model")
-TOY = {"vocab_size": 264, "context": 32, "d_model": 32, "d_ff": 88, "n_heads": 2, "n_layers": 2, "rank_multiple": 4}
 
 
-def device(asked: Asked) -> dict[str, Any]:
+def device(asked: Asked) -> Rows:
     """FLOPs and bytes a second."""
     n, kind = (256, torch.float32) if asked.toy else (8192, torch.bfloat16)
     a, b = (torch.randn(n, n, device=asked.device).to(kind) for _ in range(2))
@@ -60,82 +72,121 @@ def device(asked: Asked) -> dict[str, Any]:
     )
     rate, peak = 5 * 2 * n**3 / products, peak_flops(asked.device)
     found = {"matmul_flops_per_second": rate, "copy_bytes_per_second": 5 * 2 * large.numel() / copies}
-    return found | ({"share_of_promised_peak": rate / peak} if peak else {})
+    yield found | ({"share_of_promised_peak": rate / peak} if peak else {})
 
 
-def peers(asked: Asked) -> dict[str, Any]:
-    """Tokens a second and the share of the measured matmul rate."""
+def peers(asked: Asked) -> Rows:
+    """Tokens a second and the share of the measured matmul rate; then ours over the best peer."""
     model = toy() if asked.toy else named_shape("llama-130m", {"context": 1024}, "peers")
-    batch = 2 if asked.toy else 16
-    config = training(model, batch, asked)
-    kernels = KERNELS[:1] if asked.toy else KERNELS
-    contenders = [ours(f"ours, {name}", config.change(kernels=name), asked) for name in kernels]
-    if asked.device.type == "cuda":
-        contenders += [
-            ours(f"ours, {name}, CUDA graph", config.change(kernels=name, cuda_graph=True), asked) for name in KERNELS[1:]
-        ]
-    contenders += [hugging_face(config, asked), *filter(None, [litgpt(config, asked)])]
-    taken, rate = in_turn(contenders, asked), device(asked)["matmul_flops_per_second"]
-    rows = [
-        {"name": one.name, "tokens_per_second": one.tokens / median(taken[one.name]), "steps": len(taken[one.name]) * 3,
-         "share_of_matmul_rate": flops_per_token(model) * one.tokens / median(taken[one.name]) / rate,
-         "first_six_steps_seconds": one.first_seconds}
-        for one in contenders
-    ]  # fmt: skip
-    best = {
-        mine: max(row["tokens_per_second"] for row in rows if row["name"].startswith("ours") == mine) for mine in (True, False)
+    measured, rows = next(device(asked)), []
+    yield {"model": model.model_dump(mode="json"), **measured}
+    for graphs in (False,) if asked.toy else (False, True):
+        with compiled_alike():
+            found = in_turn(entrants(model, graphs, asked), asked)
+            some = [peer_row(name, graphs, one, model, measured["matmul_flops_per_second"]) for name, one in found.items()]
+            del found  # a group has the memory to itself
+        yield from some
+        rows += some
+    yield peer_ratios(rows)
+
+
+def entrants(model: ModelConfig, graphs: bool, asked: Asked) -> dict[str, Make]:
+    """Who takes part. graphs: with CUDA graphs."""
+    config = training(model, 2 if asked.toy else 16, asked)
+    kernels, ending = (KERNELS[:1] if asked.toy else KERNELS[1:] if graphs else KERNELS), ", CUDA graph" if graphs else ""
+    found: dict[str, Make] = {
+        f"ours, {name}{ending}": partial(ours, config.change(kernels=name, cuda_graph=graphs), asked) for name in kernels
     }
-    return {"model": model.model_dump(mode="json"), "rows": rows, "ours_over_best_peer": best[True] / best[False]}
+    others = {"Hugging Face": hugging_face} | ({"litgpt": litgpt} if find_spec("litgpt") else {})
+    for mode in (None,) if asked.toy else MODES[graphs]:
+        found |= {f"{who}, {mode or 'compiled'}": partial(make, config, mode, asked) for who, make in others.items()}
+    return found
 
 
-def lowrank(asked: Asked) -> Iterator[dict[str, Any]]:
-    """A row a shape, context and placement."""
-    measured = device(asked)
-    limits = roofline.Device(measured["matmul_flops_per_second"], measured["copy_bytes_per_second"])
-    for name, context, placements in cells(asked):
-        for placement in placements:
-            with suppress(torch.cuda.OutOfMemoryError):
-                yield lowrank_cell(name, context, placement, limits, asked)
-            if asked.device.type == "cuda":
-                torch.cuda.empty_cache()
+def peer_row(name: str, graphs: bool, one: Contender, model: ModelConfig, rate: float) -> dict[str, Any]:
+    """What is told of one. rate: FLOPs a second of large products."""
+    row = {"name": name, "cuda_graph": graphs}
+    if one.failed:
+        return row | {"failed": one.failed}
+    speed = one.tokens / one.seconds
+    return row | {
+        "tokens_per_second": speed, "share_of_matmul_rate": flops_per_token(model) * speed / rate,
+        "timed": len(one.taken), "first_six_steps_seconds": one.first_seconds,
+    }  # fmt: skip
 
 
-def cells(asked: Asked) -> list[tuple[str, int, list[str]]]:
-    """Shapes, contexts, placements: attention at the paper's ranks and at d/6, a half and an eighth beside, FFN and both."""
-    if asked.toy:
-        return [("toy", 32, ["attention=1/4", "ffn=1/4"])]
-    sixth, more = "attention=1/6", ["attention=1/8", "attention=1/3", "ffn=1/4", "attention=1/6 ffn=1/4"]
-    small = [("llama-130m", context, [sixth, *more]) for context in (256, 1024, 4096)]
-    middle = [("llama-350m", context, ["attention=5/16", sixth, *more]) for context in (1024,)]
-    return [
-        *small,
-        *middle,
-        ("llama-1b", 1024, [sixth, *more]),
-        ("llama-3b", 1024, [sixth, *more]),
-        ("llama-1b", 4096, [sixth]),
-    ]
+def peer_ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best of ours over the best peer: of all, of those without CUDA graphs, and with them; None where a side is empty."""
 
+    def ratio(kinds: tuple[bool, ...]) -> float | None:
+        ran = [row for row in rows if row["cuda_graph"] in kinds and "failed" not in row]
+        sides = [
+            [row["tokens_per_second"] for row in ran if row["name"].startswith("ours") == is_ours] for is_ours in (True, False)
+        ]
+        return max(sides[0]) / max(sides[1]) if all(sides) else None
 
-def lowrank_cell(shape: str, context: int, placement: str, limits: roofline.Device, asked: Asked) -> dict[str, Any]:
-    """Both models compiled, on the device together, as many layers as fit."""
-    dense = toy() if asked.toy else named_shape(shape, {"context": context}, "lowrank")
-    batch = 2 if asked.toy else max(1, 16384 // context)
-    dense = dense.change(n_layers=layers_that_fit(dense, batch, asked))
-    low = dense.place(dense.placement.parse(placement, dense.n_layers))
-    kernels: KernelsName = "plain" if asked.toy else "blocks"
-    pair = [
-        ours(name, training(model, batch, asked, kernels=kernels), asked) for name, model in (("dense", dense), ("low", low))
-    ]
-    taken = in_turn(pair, asked)
-    ratio = Ratio.of(list(zip(taken["dense"], taken["low"], strict=True)))
-    flops, roof = flops_per_token(low) / flops_per_token(dense), roofline.step_seconds(low, batch, 1, limits)
-    roof /= (dense_roof := roofline.step_seconds(dense, batch, 1, limits))
     return {
-        "shape": shape, "context": context, "layers": dense.n_layers, "microbatch": batch, "placement": placement,
-        "ranks": low.ranks_text, "flops_ratio": flops, "roofline_ratio": roof, "measured_ratio": ratio.value,
-        "interval": [ratio.low, ratio.high] if math.isfinite(ratio.low) else None, "pairs": ratio.pairs,
-        "dense_seconds": ratio.dense_seconds,
-        "dense_over_roofline": ratio.dense_seconds / dense_roof, "points_above_roofline": 100 * (ratio.value - roof),
+        "ours_over_best_peer": ratio((False, True)), "without_cuda_graphs": ratio((False,)), "with_cuda_graphs": ratio((True,))
+    }  # fmt: skip
+
+
+def lowrank(asked: Asked) -> Rows:
+    """A row a shape, context, placement and kernels."""
+    measured = next(device(asked))
+    yield measured
+    forget()
+    limits = roofline.Device(measured["matmul_flops_per_second"], measured["copy_bytes_per_second"])
+    for shape, context, placement, low in cells(asked):
+        for kernels in KERNELS[:1] if asked.toy else KERNELS[1:3]:
+            row = {"shape": shape, "context": context, "placement": placement, "ranks": low.ranks_text, "kernels": kernels}
+            try:
+                row |= lowrank_cell(low, placement, kernels, limits, asked)
+            except Exception as error:
+                row |= {"failed": last_lines(error)}
+            yield row
+
+
+def cells(asked: Asked) -> Iterator[tuple[str, int, str, ModelConfig]]:
+    """Shape, context, placement and its model, each model once: attention at the paper's ranks and at d/6, a third and an
+    eighth beside, FFN and both. What must be shown comes first."""
+    sixth, more = "attention=1/6", ["attention=1/8", "attention=1/3", "ffn=1/4", "attention=1/6 ffn=1/4"]
+    first = [("llama-1b", 1024, [sixth]), ("llama-3b", 1024, [sixth]), ("llama-130m", 1024, [sixth]),
+             ("llama-350m", 1024, ["attention=5/16"])]  # fmt: skip
+    rest = [(shape, 1024, [sixth, *more]) for shape in ("llama-130m", "llama-350m", "llama-1b", "llama-3b")]
+    rest += [("llama-130m", context, [sixth, *more]) for context in (256, 4096)] + [("llama-1b", 4096, [sixth])]
+    seen = set()
+    for shape, context, placements in [("toy", 32, ["attention=1/4", "ffn=1/4"])] if asked.toy else first + rest:
+        dense = toy() if asked.toy else named_shape(shape, {"context": context}, "lowrank")
+        for placement in placements:
+            low = dense.place(dense.placement.parse(placement, dense.n_layers))
+            if (its := (shape, context, low.ranks_text)) not in seen:
+                seen.add(its)
+                yield shape, context, placement, low
+
+
+def lowrank_cell(
+    low: ModelConfig, placement: str, kernels: KernelsName, limits: roofline.Device, asked: Asked
+) -> dict[str, Any]:
+    """Both models on the device together, as many layers as fit."""
+    batch = 2 if asked.toy else max(1, 16384 // low.context)
+    layers = layers_that_fit(low.dense(), batch, asked)
+    low = low.change(n_layers=layers, placement=low.placement.parse(placement, layers).text)
+    dense = low.dense()
+    with compiled_alike():
+        models = {"dense": dense, "low": low}
+        makers = {name: partial(ours, training(one, batch, asked, kernels=kernels), asked) for name, one in models.items()}
+        found = in_turn(makers, asked)
+        taken, failures = [one.taken for one in found.values()], [one.failed for one in found.values() if one.failed]
+        del found
+    if failures:
+        raise RuntimeError(failures[0])
+    ratio = Ratio.of(list(zip(*taken, strict=True)))
+    dense_roof, roof = (roofline.step_seconds(one, batch, 1, limits) for one in (dense, low))
+    return {
+        "layers": layers, "microbatch": batch, "flops_ratio": flops_per_token(low) / flops_per_token(dense),
+        "roofline_ratio": roof / dense_roof, "measured_ratio": ratio.value, "interval": [ratio.low, ratio.high],
+        "pairs": ratio.pairs, "dense_seconds": ratio.dense_seconds, "dense_over_roofline": ratio.dense_seconds / dense_roof,
+        "points_above_roofline": 100 * (ratio.value - roof / dense_roof),
     }  # fmt: skip
 
 
@@ -149,91 +200,9 @@ def layers_that_fit(dense: ModelConfig, batch: int, asked: Asked) -> int:
     return next(fits, 1)
 
 
-def startup(asked: Asked) -> dict[str, Any]:
-    """Seconds from a config to its sixth step: the first of its shape, the next placement, and one with another width."""
-    model = toy() if asked.toy else named_shape("llama-60m", {"context": 256}, "startup")
-    low = model.place(model.placement.parse("attention=1/4", model.n_layers))
-    wider, widest = (model.change(d_ff=model.d_ff + more) for more in (64, 128))
-    kinds = {"first": model, "another placement": low, "another width": wider, "a third width": widest}
-    names: tuple[KernelsName, ...] = ("plain",) if asked.toy else ("plain", "regions", "blocks")
-    return {
-        name: {kind: ours(kind, training(one, 4, asked, kernels=name), asked).first_seconds for kind, one in kinds.items()}
-        for name in names
-    }
-
-
-def packing(asked: Asked) -> Iterator[dict[str, Any]]:
-    """Searches of the same runs with one and with several workers on the device: runs an hour from first start to last end, and
-    the largest difference of a loss."""
-    alone: dict[str, dict[str, Any]] = {}
-    for shape, tokens in (("toy", 3200),) if asked.toy else (("llama-9m", 4_000_000), ("llama-20m", 4_000_000)):
-        for workers, mps, graph in ways(asked):
-            found = packed(shape, tokens, workers, mps, graph, asked)
-            one = alone.setdefault(shape, found)
-            worst = max(abs(a - b) for a, b in zip(found["losses"], one["losses"], strict=True))
-            ratio = found["runs_an_hour"] / one["runs_an_hour"]
-            yield {"shape": shape, **found, "over_one_at_a_time": ratio, "largest_difference_nats": worst}
-
-
-def ways(asked: Asked) -> list[tuple[int, bool, bool]]:
-    """Workers, whether they share by MPS, whether their steps are CUDA graphs; one at a time first."""
-    if asked.toy:
-        return [(1, False, False), (2, False, False)]
-    shared = [(4, True, True), (8, True, True), (8, True, False)] if shutil.which("nvidia-cuda-mps-control") else []
-    return [(1, False, False), (1, False, True), (4, False, True), (8, False, True), *shared]
-
-
-def packed(shape: str, tokens: int, workers: int, mps: bool, graph: bool, asked: Asked) -> dict[str, Any]:
-    """One search of the arms and of more seeds of the dense one."""
-    from lpanas.search.stored import read_records
-
-    model = TOY if asked.toy else {"shape": shape, "context": 256, "rank_multiple": 16}
-    space = {
-        "name": "packed",
-        "proxy": {"model": model, "optim": {"lr": 1e-3}, "tokens": tokens, "batch_size": 4 if asked.toy else 64, "evals": 1,
-                  "data": DataConfig(valid_tokens=4096).model_dump(mode="json"), "device": asked.device.type,
-                  "cuda_graph": graph},
-        "target": {"model": model},
-        "vary": {"ranks": {"attention": ["dense", "1/4"]}},
-        "search": {"trials": 4, "noise_seeds": 4 if asked.toy else 13, "rungs": 0,
-                   "workers": workers, "workers_per_device": workers, "mps": mps},
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "packed.yaml"
-        path.write_text(json.dumps(space))
-        command = ["-c", "from lpanas.search.cli import main; main()", "search", str(path), "--out", f"{folder}/out"]
-        subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        records = sorted(read_records(Path(folder) / "out" / "records.jsonl"), key=lambda record: record.run)
-    times = [record.measured for record in records if record.measured]
-    hours = (max(one.started + one.seconds for one in times) - min(one.started for one in times)) / 3600
-    return {"workers": workers, "mps": mps, "cuda_graph": graph, "runs": len(times), "runs_an_hour": len(times) / hours,
-            "losses": [record.loss_nats for record in records]}  # fmt: skip
-
-
-def toy() -> ModelConfig:
-    """For a CPU."""
-    return ModelConfig.parse(TOY, "toy")
-
-
-def environment(asked: Asked) -> dict[str, Any]:
-    """Device, versions, clocks."""
-    found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "time": time.time()}
-    if asked.device.type != "cuda":
-        return found | {"device": "cpu"}
-    query = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
-    with suppress(OSError, subprocess.CalledProcessError):
-        words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-        found["nvidia_smi"] = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    return found | {"device": torch.cuda.get_device_name(asked.device), "cuda": torch.version.cuda}
-
-
-STAGES: dict[str, Callable[[Asked], Any]] = {
-    "device": device,
-    "peers": peers,
-    "lowrank": lambda asked: list(lowrank(asked)),
-    "startup": startup,
-    "packing": lambda asked: list(packing(asked)),
-}
+STAGES: dict[str, Callable[[Asked], Rows]] = {
+    "device": device, "peers": peers, "lowrank": lowrank, "startup": startup, "packing": packing
+}  # fmt: skip
 
 
 def main() -> None:
@@ -241,26 +210,19 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--limit", type=float, default=3600.0)
     parser.add_argument("--out", type=Path, default=None)
     words = parser.parse_args()
     if unknown := set(words.stages) - set(STAGES):
         parser.error(f"unknown stage {', '.join(sorted(unknown))}; expected {', '.join(STAGES)}")
     if not torch.cuda.is_available() and not words.toy:
         parser.error("torch sees no GPU here: --toy runs everything small on a CPU")
-    asked = Asked(words.toy, words.seconds, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    found: dict[str, Any] = {"command": sys.argv, "environment": environment(asked)}
+    asked = Asked(words.toy, words.seconds, torch.device("cpu" if words.toy else "cuda"))
+    report = Report(words.out, asked.device)
     for name in words.stages or STAGES:
-        began = time.perf_counter()
-        try:
-            found[name] = STAGES[name](asked)
-        except (RuntimeError, ImportError, subprocess.CalledProcessError) as error:  # the other stages are worth having
-            found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
-        found[f"{name}_seconds"] = time.perf_counter() - began
-        text = json.dumps(found, indent=1, allow_nan=False)
-        if words.out:
-            words.out.write_text(text + "\n")
-        print(f"{name}: {json.dumps(found[name])[:400]}", file=sys.stderr, flush=True)
-    print(text)
+        report.run(name, lambda name=name: STAGES[name](asked), words.limit)
+    print(report.text)
+    sys.exit(1 if report.failed else 0)
 
 
 if __name__ == "__main__":

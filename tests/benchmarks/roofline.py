@@ -3,7 +3,10 @@ bytes at the measured bandwidth, whichever is longer, one after the other.
 
 What is counted: every product three times (forward, and for the input's and the weight's gradient), with the bytes that it
 reads and writes; the attention kernel by its FLOPs; norms, residual adds, rotary positions, gate and loss by bytes, as if
-fused; clipping and AdamW by bytes. A kernel that is not perfect, a copy or a launch is not in it.
+fused; AdamW by bytes, clipping as if in it. Matrices that read one input (q, k, v; gate, up; of low-rank ones the factors A)
+are one product, as in all kernels but plain: the input is read once, which is never more than apart. Factors B read inputs of
+their own and are apart. A kernel that is not perfect, a copy or a launch is not in it. It is a bound as far as the measured
+ceilings are ones, and where logits, and what matmuls read and write, go through memory.
 """
 
 from dataclasses import dataclass
@@ -13,10 +16,12 @@ from lpanas.lpa.model import ModelConfig
 
 ITEM, FLOAT = 2, 4
 """Bytes of an activation in bfloat16, and of float32."""
-UPDATE_BYTES = 8 + 28
-"""A parameter: the norm reads its gradient (4) and clipping writes it (4); AdamW reads four float32 and writes three."""
+UPDATE_BYTES = 4 + 28
+"""A parameter: the norm reads its gradient (4); AdamW reads four float32, clips, and writes three."""
 CAST_BYTES = FLOAT + ITEM
 """A weight in each microbatch: read in float32, written in bfloat16."""
+INPUTS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+"""Projections that read the same input."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +50,39 @@ def microbatch_seconds(config: ModelConfig, microbatch: int, device: Device) -> 
     total = _product(tokens, config.d_model, config.vocab_size, device)
     total += device.seconds(0, tokens * config.vocab_size * (ITEM * 3))  # logits read twice by the loss, their gradient written
     for layer in range(config.n_layers):
-        total += _layer(config, layer, tokens, device)
+        total += sum(_product(tokens, *shape, device) for shape in layer_products(config, layer))
+        total += _between(config, tokens, device)
     return total
 
 
-def _layer(config: ModelConfig, layer: int, tokens: int, device: Device) -> float:
-    d, width = config.d_model, config.n_heads * config.d_head
-    total = 0.0
-    for name in config.projections:
-        d_in, d_out = config.projection(name)
-        rank = config.rank(layer, name)
-        pairs = [(d_in, d_out)] if rank is None else [(d_in, rank), (rank, d_out)]
-        total += sum(_product(tokens, *pair, device) for pair in pairs)
+def layer_products(config: ModelConfig, layer: int) -> list[tuple[int, int]]:
+    """(d_in, d_out) of each product of a layer's forward pass."""
+    found = []
+    for group in INPUTS:
+        names = [name for name in group if name in config.projections]
+        ranks = {name: config.rank(layer, name) for name in names}
+        outs = {name: config.projection(name)[1] for name in names}
+        found.append((config.projection(names[0])[0], sum(ranks[name] or outs[name] for name in names)))
+        found += [(rank, outs[name]) for name, rank in ranks.items() if rank is not None]
+    return found
+
+
+def _between(config: ModelConfig, tokens: int, device: Device) -> float:
+    """What a layer does besides its products."""
+    d, width, keys = config.d_model, config.n_heads * config.d_head, config.kv_heads * config.d_head
     scores = 2 * 2 * tokens * config.context * width / 2  # causal: half of the scores
-    total += device.seconds(3.5 * scores, 4 * tokens * width * ITEM * 3)  # flash: 2 products forward, 5 backward
-    total += device.seconds(0, 2 * tokens * d * (3 * FLOAT + 3 * ITEM))  # norms and residual adds, forward
-    total += device.seconds(0, 2 * tokens * d * (3 * FLOAT + 2 * ITEM))  # and backward
-    total += device.seconds(0, 2 * 2 * tokens * (width + config.kv_heads * config.d_head) * ITEM)  # rotary positions
-    return total + device.seconds(0, tokens * config.d_ff * ITEM * (3 + 5))  # gate: reads 2 writes 1; reads 3 writes 2
+    kernel = 6 * (width + keys)  # reads q, k, v, writes o; reads q, k, v, o and o's gradient, writes those of q, k and v
+    total = device.seconds(3.5 * scores, tokens * kernel * ITEM)  # flash: 2 products forward, 5 backward
+    total += device.seconds(0, 2 * tokens * d * (2 * FLOAT + 2 * ITEM))  # residual add and norm in one: reads 2, writes 2
+    total += device.seconds(0, 2 * tokens * d * (3 * FLOAT + 2 * ITEM))  # backward: the stream, its gradient in and out
+    total += device.seconds(0, 2 * 2 * tokens * (width + keys) * ITEM)  # rotary positions
+    passes = 3 + 5 if config.ffn == "swiglu" else 2 + 3  # gate: reads 2 writes 1; reads 3 writes 2. relu: 1, 1; 2, 1
+    return total + device.seconds(0, tokens * config.d_ff * ITEM * passes)
 
 
 def _product(tokens: int, d_in: int, d_out: int, device: Device) -> float:
-    """(tokens, d_in) x (d_in, d_out), forward and backward, and the cast of its weight."""
-    flops = 2 * tokens * d_in * d_out
-    sizes = tokens * d_in + d_in * d_out + tokens * d_out
-    ways = [
-        sizes * ITEM,
-        sizes * ITEM,
-        (sizes - d_in * d_out) * ITEM + d_in * d_out * (ITEM + 2 * FLOAT),
-    ]  # gradient in float32
-    return sum(device.seconds(flops, size) for size in ways) + device.seconds(0, d_in * d_out * CAST_BYTES)
+    """(tokens, d_in) x (d_in, d_out), forward and backward, and the cast of its weight. Its gradient is float32."""
+    flops, weight = 2 * tokens * d_in * d_out, d_in * d_out
+    activations = tokens * (d_in + d_out)
+    forward, of_weight = (activations + weight) * ITEM, activations * ITEM + weight * FLOAT
+    return 2 * device.seconds(flops, forward) + device.seconds(flops, of_weight) + device.seconds(0, weight * CAST_BYTES)

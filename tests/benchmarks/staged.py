@@ -1,0 +1,132 @@
+"""Stages of a measurement, each bounded in time, whose rows are in a file as soon as they are there."""
+
+import json
+import math
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import last_lines
+from lpanas.lpa.files import replace_text
+
+Rows = Iterator[dict[str, Any]]
+
+PACKAGES = ("torch", "triton", "transformers", "litgpt")
+CLOCKS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,memory.total"
+ENDING_SECONDS = 30
+"""For a process that is asked to end (assumption)."""
+
+
+class OverError(BaseException):
+    """A stage's time is over. No part of a stage takes it for a failure of its own."""
+
+
+class Report:
+    """What the stages found, and where it is kept."""
+
+    def __init__(self, path: Path | None, device: torch.device) -> None:
+        self.path, self.device = path, device
+        self.found: dict[str, Any] = {"command": sys.argv, "environment": environment(device)}
+        self.failed = False
+
+    def run(self, name: str, stage: Callable[[], Rows], limit: float) -> None:
+        """A stage, to its end, its failure or its limit in seconds; its rows stay whichever it is."""
+        its: dict[str, Any] = {"rows": []}
+        self.found[name], began = its, time.perf_counter()
+        before = signal.signal(signal.SIGALRM, _over)
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        try:
+            for row in stage():
+                its["rows"].append(row)
+                self.failed |= "failed" in row
+                self.write()
+                print(f"{name}: {json.dumps(finite(row))[:400]}", file=sys.stderr, flush=True)
+        except OverError:
+            its["failed"] = f"stopped after {limit:g} s"
+        except Exception as error:  # the other stages are worth having
+            its["failed"] = last_lines(error)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        self.failed |= "failed" in its
+        its |= {"seconds": time.perf_counter() - began, "clocks_after": clocks(self.device)}
+        self.write()
+
+    @property
+    def text(self) -> str:
+        """As JSON, null for what is no number."""
+        return json.dumps(finite(self.found), indent=1, allow_nan=False)
+
+    def write(self) -> None:
+        """Into its file."""
+        if self.path:
+            replace_text(self.path, self.text + "\n")
+
+
+def _over(*_: object) -> None:
+    raise OverError
+
+
+def finite(value: Any) -> Any:
+    """Plain data in which None stands for infinite numbers and for those that are none."""
+    if isinstance(value, dict):
+        return {key: finite(its) for key, its in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(its) for its in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def output(words: Sequence[str], seconds: float, env: Mapping[str, str] | None = None) -> str:
+    """What a program prints. Whatever ends the wait ends the program: first it is asked, so that it may end its own. Raises
+    RuntimeError with the last of what it said when it fails, or takes longer."""
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        out, said = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        said = _end(process)
+        raise RuntimeError(f"not done after {seconds:g} s: {said[-1500:]}") from None
+    except BaseException:
+        _end(process)
+        raise
+    if process.returncode:
+        raise RuntimeError(f"exit code {process.returncode}: {said[-1500:]}")
+    return out
+
+
+def _end(process: subprocess.Popen[str]) -> str:
+    """Its last words."""
+    process.terminate()
+    try:
+        return process.communicate(timeout=ENDING_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[1]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, versions, clocks."""
+    found: dict[str, Any] = {"python": platform.python_version(), "time": time.time()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    if device.type != "cuda":
+        return found | {"device": "cpu"}
+    return found | {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "clocks": clocks(device)}
+
+
+def clocks(device: torch.device) -> str | None:
+    """As CLOCKS says, of a GPU."""
+    if device.type != "cuda":
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        words = ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv,noheader"]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    return None

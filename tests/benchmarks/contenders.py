@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lpanas.lpa.data import Batches, resident
+from lpanas.lpa.data import Batches, near
 from lpanas.lpa.distributed import ALONE
 from lpanas.lpa.guard import Guard
-from lpanas.lpa.kernels import COMPILED_KINDS, compiled, regions
+from lpanas.lpa.kernels import compiled, each_shape_by_itself, regions
 from lpanas.lpa.model import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.step_time import timed
@@ -24,6 +24,8 @@ WARMUP, TOGETHER = 6, 3
 """Steps before the first that counts, which compile, capture and settle; steps timed as one."""
 TOKENS = 2**22
 """Random ones that batches are cut from."""
+STEPS = 1000
+"""After which the batches come again."""
 MODES = {False: (None, "max-autotune-no-cudagraphs"), True: ("reduce-overhead",)}
 """torch.compile's, for other programs, without and with CUDA graphs."""
 
@@ -78,15 +80,16 @@ def ours(config: TrainConfig, asked: Asked, tokens: np.ndarray | None = None) ->
     began = time.perf_counter()
     model = fresh(config, asked.device)
     adamw, add = optimizer(model, config.optim), adder(model, config, asked.device, ALONE)
-    where = resident(random_tokens(config, asked) if tokens is None else tokens, asked.device)
-    batches = Batches(where, config.model.context, config.batch_size, config.seed)
+    tokens = random_tokens(config, asked) if tokens is None else tokens
+    steps = range(min(config.steps, STEPS))
+    batches = near(Batches(tokens, config.model.context, config.batch_size, config.seed), steps, asked.device)
     guard = Guard(asked.device, waits=asked.device.type == "cpu")
     numbers = iter(range(config.steps))
 
     def once() -> tuple[torch.Tensor, torch.Tensor]:
         number = next(numbers)
         share = schedule(config.optim, number, config.steps)
-        return step(model, adamw, batches(number), config, number, share, ALONE, guard, add)
+        return step(model, adamw, batches(number % STEPS), config, number, share, ALONE, guard, add)
 
     return warmed(Contender(once, config.batch_tokens), asked, began)
 
@@ -197,9 +200,7 @@ def last_lines(error: BaseException, count: int = 8) -> str:
 @contextmanager
 def compiled_alike() -> Iterator[None]:
     """What is compiled knows its shape, the first model's as any later one's, and is forgotten before and after."""
-    import torch._dynamo  # its import takes seconds
-
-    with torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=COMPILED_KINDS):
+    with each_shape_by_itself("regions"):
         forget()
         try:
             yield

@@ -128,7 +128,7 @@ def test_it_fits_into_the_terminal_in_sixteen_lines(width):
 
 def test_a_study_is_shown_without_what_draws_pages(tmp_path):
     folder = written(tmp_path / "study", FOUND)
-    show = "from lpanas.search.showing import show; show(sys.argv[1], None, [])"
+    show = "from lpanas.search.showing import show; show(sys.argv[1], None, None, [])"
     code = f"import sys; {show}; print({{*sys.modules}} & {{'plotly', 'pandas'}})"
     shown = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[0] == "loss_nats"

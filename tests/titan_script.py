@@ -145,3 +145,4 @@ if __name__ == "__main__":
     result = trained(Path(place), [4], *flags) if flags else alone(Path(place))
     if os.environ["RANK"] == "0":
         torch.save(result, Path(place) / "found.pt")
+    os._exit(0)  # at a usual end a thread of its libraries is sometimes still running, and the process aborts

@@ -41,13 +41,14 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Project:
-    """Projections that read one input: q, k and v; o; down."""
+class Projections:
+    """Projections that read one input."""
 
     layers: tuple[Layer, ...]
     activation: FactorActivation = "none"
     casts: bool = False
     """Whether the input is the float32 stream, not what a norm or another matmul has written for matmuls."""
+    word: ClassVar[str]
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -57,26 +58,21 @@ class Project:
     @property
     def key(self) -> str:
         """As text."""
-        return " ".join(["project", _keys(self.layers, self.activation), *(["from float32"] if self.casts else [])])
+        return " ".join([self.word, _keys(self.layers, self.activation), *(["from float32"] if self.casts else [])])
 
 
 @dataclass(frozen=True)
-class Widen:
+class Project(Projections):
+    """q, k and v; o; down."""
+
+    word: ClassVar[str] = "project"
+
+
+@dataclass(frozen=True)
+class Widen(Projections):
     """The projections into the FFN and what becomes of them: silu(gate) up, or relu(up)."""
 
-    layers: tuple[Layer, ...]
-    activation: FactorActivation = "none"
-    casts: bool = False
-
-    @property
-    def reads(self) -> tuple[int, ...]:
-        """The widths of its inputs."""
-        return (self.layers[0].d_in,)
-
-    @property
-    def key(self) -> str:
-        """As text."""
-        return " ".join(["widen", _keys(self.layers, self.activation), *(["from float32"] if self.casts else [])])
+    word: ClassVar[str] = "widen"
 
 
 @dataclass(frozen=True)
@@ -277,7 +273,7 @@ def between_sizes(size: int) -> list[tuple[int, float]]:
 def flops(piece: Piece, tokens: int, context: int) -> float:
     """Of a forward and backward pass, roughly: what foretells how long a measurement takes. An update is counted as its
     bytes."""
-    if isinstance(piece, (Project, Widen)):
+    if isinstance(piece, Projections):
         return 6.0 * tokens * sum(matmul_params(one.d_in, one.d_out, one.rank or None) for one in piece.layers)
     if isinstance(piece, Attend):
         return 12.0 * tokens * context * piece.n_heads * piece.d_head

@@ -21,7 +21,8 @@ from .checkpoint import REMEDY, Reached, check_fingerprint, reached_by, read
 from .config import UserError, one_line
 from .distributed import ALONE, World
 from .files import replace_text
-from .model import Decoder, ModelConfig
+from .model import Decoder
+from .model_config import ModelConfig
 from .parts import put
 
 KEPT = 2

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from .data import Batches, Shards
-from .model import Decoder, ModelConfig, build
+from .model import Decoder, build
+from .model_config import ModelConfig
 from .optim import optimizer
-from .train import TrainConfig, autocast, step
+from .train import autocast, step
+from .train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from .linear import matmul_params
-from .model import ModelConfig
+from .model_config import ModelConfig
 
 Rebalance = Literal["none", "params", "flops"]
 

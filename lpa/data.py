@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .config import UserError
-from .model import ModelConfig
+from .model_config import ModelConfig
 from .shards import Shards, n_windows
 from .sources import DataConfig
 

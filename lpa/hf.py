@@ -14,7 +14,8 @@ from torch import Tensor
 from .config import UserError, one_line
 from .draft import draft_of, free_place, move
 from .hf_tokenizer import FILES, HfTokenizer
-from .model import Decoder, ModelConfig
+from .model import Decoder
+from .model_config import ModelConfig
 from .weights import hf_name
 
 CONFIG, GENERATION, WEIGHTS, MODELING = "config.json", "generation_config.json", "model.safetensors", "modeling_lowrank_llama"

@@ -13,7 +13,8 @@ from . import checkpoint, checkpoint_folder
 from .checkpoint import Reached
 from .config import UserError, one_line
 from .distributed import ALONE, World
-from .model import Decoder, ModelConfig
+from .model import Decoder
+from .model_config import ModelConfig
 
 
 class Keeper:

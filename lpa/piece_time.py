@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from .config import Config, UserError
 from .kernels import PLAIN, Kernels, products, regions, resolved
 from .linear import FactorActivation, LowRankLinear
-from .model import Block, ModelConfig, attend, build, rotary, widen
+from .model import Block, attend, build, rotary, widen
+from .model_config import ModelConfig
 from .pieces import Attend, Ends, Layer, Piece, Project, Stream, Update, Widen
 from .step_time import WARMUP, timed
-from .train import TrainConfig, accumulate, autocast, gradient_norm, is_bfloat16, update
+from .train import accumulate, autocast, gradient_norm, is_bfloat16, update
+from .train_config import TrainConfig
 
 COPIES = 4
 """Of a piece, computed one after the other as those of different layers are: weights come from memory, not from a cache, and

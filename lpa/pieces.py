@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .linear import FactorActivation, matmul_params
-from .model import ModelConfig
+from .model_config import ModelConfig
 
 WIDEN_BY = 2**0.25
 """From one width of the FFN that is measured to the next: 1, 1.19, 1.41, ... times the dense one. In between a line

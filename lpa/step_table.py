@@ -12,10 +12,11 @@ import torch
 from .config import Config, UserError
 from .files import forget_drafts, replace_text
 from .kernels import each_shape_by_itself
-from .model import ModelConfig
+from .model_config import ModelConfig
 from .piece_time import SECONDS, PieceTime, kernels_name, piece_time
 from .pieces import Piece, flops, pieces
-from .train import TrainConfig, is_bfloat16
+from .train import is_bfloat16
+from .train_config import TrainConfig
 
 FOLDER = "step_times"
 """Of the tables in the cache."""

@@ -8,7 +8,8 @@ import torch
 
 from .kernels import resolved
 from .optim import optimizer
-from .train import TrainConfig, accumulate, fresh, gradient_norm, update
+from .train import accumulate, fresh, gradient_norm, update
+from .train_config import TrainConfig
 
 WARMUP = 3
 """Steps before the first that counts (assumption): kernels are chosen, memory is taken, AdamW's moments are made."""

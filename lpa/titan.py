@@ -10,9 +10,10 @@ import torch
 from .config import UserError
 from .files import replace_text, writing
 from .hf import check_expressible
-from .model import Decoder, ModelConfig
+from .model import Decoder
+from .model_config import ModelConfig
 from .optim import OptimConfig, multiplier
-from .train import TrainConfig
+from .train_config import TrainConfig
 
 PACKAGE, REGISTRY, FUNCTION, LOW_RANK = "lpanas_model", "config_registry.py", "train", "low_rank.py"
 SHARDS = "shards"

@@ -9,7 +9,7 @@ from ..lpa.files import replace_text, writing
 from ..lpa.paths import MAGIC, files_of
 from ..lpa.sources import DataConfig
 from ..lpa.text import kind
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from . import hf_trainer as trainer
 
 CONFIG = "axolotl.yaml"

@@ -9,10 +9,11 @@ import torch
 
 from ..lpa.cost import Rebalance
 from ..lpa.linear import LowRankLinear
-from ..lpa.model import Decoder, ModelConfig
+from ..lpa.model import Decoder
+from ..lpa.model_config import ModelConfig
 from ..lpa.optim import OptimConfig, multiplier
 from ..lpa.placement import Placement
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .presets import named_shape
 from .proxy import Record
 from .space import Candidate, Space

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from ..lpa.shards import META
 from ..lpa.sources import DataConfig
 from ..lpa.tokenizer import BYTE_VOCAB
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .space import Space
 
 USED = 0.5

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..lpa.config import UserError
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from .folder import DATABASE, storage_url, study_in
 from .ledger import open_ledger
 from .proxy import Record

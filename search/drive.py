@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..lpa.config import UserError
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from . import checkpoints as kept
 from .executor import Executor, Seat
 from .ledger import Ledger

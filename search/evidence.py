@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lpa.config import UserError
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from .anchored import anchored
 from .confirmation import Confirmation
 from .proxy import Record

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 import torch
 
 from ..lpa.shards import read_shards
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from . import mps as mps_service
 from . import nursery
 from .proxy import Advanced, Fault, Job, Message, Record, run_proxy

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from ..lpa.config import UserError, dump_yaml, first_mistake, one_line
 from ..lpa.files import replace_text, writing
-from ..lpa.model import ModelConfig
-from ..lpa.train import TrainConfig
+from ..lpa.model_config import ModelConfig
+from ..lpa.train_config import TrainConfig
 from .anchored import anchored, unanchored
 from .carry import rebuilt, retarget, train_config
 from .caveats import caveats

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lpa.config import UserError
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .anchored import unanchored
 from .forms import starts
 from .presets import load_config

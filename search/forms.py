@@ -12,7 +12,7 @@ from ..lpa import hf, titan
 from ..lpa.config import UserError
 from ..lpa.files import replace_text
 from ..lpa.hf_tokenizer import hf_tokenizer
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from . import axolotl, llamafactory
 from .presets import load_config
 from .replacing import free_name

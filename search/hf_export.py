@@ -9,7 +9,8 @@ from ..lpa.files import writing
 from ..lpa.hf_tokenizer import HfTokenizer, bytes_tokenizer, hf_tokenizer, tokenizer_beside
 from ..lpa.prepare import content_of
 from ..lpa.shards import META
-from ..lpa.train import CHECKPOINT, CONFIG, TrainConfig
+from ..lpa.train import CHECKPOINT, CONFIG
+from ..lpa.train_config import TrainConfig
 from . import axolotl, llamafactory, titan_export
 from .forms import record
 from .hf_readme import readme

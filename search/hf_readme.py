@@ -4,7 +4,7 @@ import textwrap
 from typing import Any
 
 from ..lpa.hf import TITLE
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from . import hf_trainer as trainer
 
 

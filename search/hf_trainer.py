@@ -13,7 +13,7 @@ from ..lpa.model import Decoder
 from ..lpa.optim import OptimConfig, multiplier
 from ..lpa.paths import files_of
 from ..lpa.sources import DataConfig
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from ..lpa.weights import hf_name
 
 PLACEHOLDER = "text.jsonl"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..lpa.files import replace_text, writing
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from . import hf_trainer as trainer
 
 CONFIG, DATASETS = "llamafactory.yaml", "dataset_info.json"

@@ -14,7 +14,7 @@ from ..lpa.config import UserError
 from ..lpa.data import DataConfig
 from ..lpa.metrics import METRICS, read_metrics
 from ..lpa.train import CONFIG as AS_TRAINED
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .export import CONFIG, PREDICTION
 from .export_readme import DENSE
 from .presets import load_config

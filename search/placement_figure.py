@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..lpa.linear import matmul_params
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from .figure import COSTS, Figure
 from .page import LAYOUT
 from .proxy import Record

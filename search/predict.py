@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..lpa.config import UserError
 from ..lpa.cost import activation_bytes_per_token, cost
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 
 MFU, PEAK_TFLOPS = 0.4, 989.0
 """Assumptions. 0.4: of a GPU's peak, for a training that is tuned (nanochat's logs have 41 % for 12 layers on an H100). 989: an

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..lpa.config import UserError, nearest, override, parse_yaml, read_yaml
-from ..lpa.model import ModelConfig
-from ..lpa.train import TrainConfig
+from ..lpa.model_config import ModelConfig
+from ..lpa.train_config import TrainConfig
 from .space import Space
 
 

@@ -19,9 +19,10 @@ from ..lpa.checkpoint import Curve, Reached
 from ..lpa.config import Config, Count, UserError, one_line
 from ..lpa.data import Shards
 from ..lpa.guard import DivergedError
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from ..lpa.optim import OptimConfig
-from ..lpa.train import Progress, TrainConfig, reached, train
+from ..lpa.train import Progress, reached, train
+from ..lpa.train_config import TrainConfig
 from .budget import Listed
 
 TELL_SECONDS = 1.0

@@ -26,7 +26,7 @@ import ray  # noqa: E402
 from ray.exceptions import RayActorError, RayError, RayTaskError  # noqa: E402
 
 from ..lpa.config import UserError, one_line  # noqa: E402
-from ..lpa.train import TrainConfig  # noqa: E402
+from ..lpa.train_config import TrainConfig  # noqa: E402
 from . import ray_reaper  # noqa: E402
 from .budget import Budget  # noqa: E402
 from .executor import cores  # noqa: E402

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from ..lpa.config import UserError
 from ..lpa.cost import body_params, flops_per_token
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from ..lpa.optim import OptimConfig
 from ..lpa.shards import read_shards
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .carry import VALID_MOST, VALID_SHARE, bands_of, rank_lines, rates, rebalance_of
 from .proxy import Record
 from .space import Space

@@ -15,10 +15,10 @@ from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_
 from ..lpa.config import Config, first_mistake, nearest
 from ..lpa.cost import Rebalance, cost, rebalance
 from ..lpa.linear import FactorActivation
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from ..lpa.placement import ATTENTION, FFN, Placement, Rank, parse_projections, parse_rank, rank_text
 from ..lpa.step_table import StepTable
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .budget import Budget, Listed, RankChoice, check_groups
 from .protocol import Protocol
 from .rungs import rung_steps

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from .budget import ARMS
 from .proxy import Record
 from .results import Results

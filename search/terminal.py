@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..lpa.cost import Cost, cost
-from ..lpa.model import ModelConfig
-from ..lpa.train import Progress, TrainConfig, is_bfloat16, precision
+from ..lpa.model_config import ModelConfig
+from ..lpa.train import Progress, is_bfloat16, precision
+from ..lpa.train_config import TrainConfig
 from . import characters, compare_words, outcome_words, summary, timetable, wording
 from .budget import ARMS
 from .compare import Comparison

@@ -16,7 +16,7 @@ from ..lpa.pieces import FFN_INPUT, FFN_OUTPUT, GROUPS, Piece, Update, grown, pi
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache
 from ..lpa.step_table import FOLDER, StepTable, read_table, step_table
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .apart import Say, Work, apart, measuring
 from .budget import ARMS
 from .carry import train_config

@@ -8,9 +8,10 @@ import torch
 from ..lpa.config import Config, UserError
 from ..lpa.cost import cost, rebalance
 from ..lpa.kernels import each_shape_by_itself, resolved
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from ..lpa.step_time import Stepper
-from ..lpa.train import TrainConfig, is_bfloat16
+from ..lpa.train import is_bfloat16
+from ..lpa.train_config import TrainConfig
 from .apart import Say, Work, apart
 from .equal_time import FIRST, SECONDS, Grid, Pair, Ratio, equal_width, measure
 from .protocol import WITHIN

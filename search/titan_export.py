@@ -6,7 +6,7 @@ from pathlib import Path
 from ..lpa import titan
 from ..lpa.files import replace_text, writing
 from ..lpa.sources import DataConfig
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .anchored import unanchored
 from .presets import load_config
 

@@ -17,7 +17,7 @@ from ..lpa.metrics import METRICS
 from ..lpa.prepare import open_shards
 from ..lpa.shards import Shards
 from ..lpa.sources import unwatched
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from . import folder, preparing, terminal
 from .export import CONFIG
 from .interrupt import Interrupt

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from ..lpa.config import UserError, first_mistake
 from ..lpa.cost import Rebalance, body_params, flops_per_token, rebalance
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from ..lpa.placement import Placement
-from ..lpa.train import TrainConfig
+from ..lpa.train_config import TrainConfig
 from .budget import ARMS, Listed
 from .protocol import WITHIN, Control, Match, Size, missed
 from .proxy import Recipe, Record, trained

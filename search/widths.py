@@ -9,7 +9,7 @@ import torch
 
 from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
-from ..lpa.model import ModelConfig
+from ..lpa.model_config import ModelConfig
 from . import timing
 from .apart import Say, measuring
 from .equal_time import COVERAGE

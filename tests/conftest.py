@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 from lpanas.lpa.data import DataConfig, Shards
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.prepare import open_shards
 from lpanas.search import cli
 from lpanas.search.executor import LocalExecutor, Setup

@@ -14,7 +14,8 @@ from lpanas.lpa.guard import DivergedError
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.placement import Placement
-from lpanas.lpa.train import TrainConfig, accumulate, fresh, step
+from lpanas.lpa.train import accumulate, fresh, step
+from lpanas.lpa.train_config import TrainConfig
 
 MODEL = "{vocab_size: 32, d_model: 8, d_ff: 12, n_layers: 2, n_heads: 2, context: 4, tie_embeddings: true}"
 CONFIG = TrainConfig.parse(

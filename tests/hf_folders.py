@@ -8,9 +8,11 @@ from lpanas.lpa import checkpoint, hf
 from lpanas.lpa.config import dump_yaml
 from lpanas.lpa.data import DataConfig
 from lpanas.lpa.hf_tokenizer import bytes_tokenizer
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.prepare import open_shards
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.lpa.weights import hf_name
 from lpanas.search.hf_export import export_forms
 

@@ -7,9 +7,10 @@ import torch
 import yaml
 from consumer import STAND_IN, consume
 from hf_folders import DOCUMENTS, OPTIM, OTHER, RECIPE_SHAPE, our_spreads, product_ratios, recipe
-from lpanas.lpa.model import ModelConfig, build
+from lpanas.lpa.model import build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import optimizer
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.lpa.weights import hf_name
 from lpanas.search.axolotl import write
 

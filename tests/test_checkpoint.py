@@ -11,9 +11,10 @@ from lpanas.lpa import checkpoint
 from lpanas.lpa.checkpoint import Reached
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.data import DataConfig
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from making import Call
 
 State = tuple[Decoder, torch.optim.AdamW]

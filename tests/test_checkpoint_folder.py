@@ -16,9 +16,11 @@ from lpanas.lpa.checkpoint_folder import Writer, furthest, lack, weights
 from lpanas.lpa.config import dump_yaml
 from lpanas.lpa.data import DataConfig, Shards
 from lpanas.lpa.distributed import World
-from lpanas.lpa.model import ModelConfig, build
+from lpanas.lpa.model import build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 from making import Call
 
 CPU = torch.device("cpu")
@@ -151,7 +153,7 @@ READ = """
 import sys
 from pathlib import Path
 from lpanas.lpa.checkpoint_folder import UserError, weights
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 
 try:
     weights(Path(sys.argv[1]), ModelConfig.parse_json(sys.argv[2], "model"))

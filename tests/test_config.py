@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.config import Config, Count, UserError, dump_yaml, nearest, override, parse_yaml, read_yaml
 from lpanas.lpa.data import DataConfig
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from pydantic import Field
 
 

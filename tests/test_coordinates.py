@@ -3,7 +3,7 @@ import math
 import pytest
 from lpanas.lpa.coordinates import Coordinate, coordinates, scaled
 from lpanas.lpa.data import Shards
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.coordinate_figures import coordinates_figure
 
 WIDTHS = (64, 128, 256, 512)

@@ -9,10 +9,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import Rebalance, body_params, cost, flops_per_token, rebalance
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.placement import PROJECTIONS
-from lpanas.lpa.train import TrainConfig, step
+from lpanas.lpa.train import step
+from lpanas.lpa.train_config import TrainConfig
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, ResidentBatches, check_fits, near, valid_batches, windows
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.shards import Shards, read_shards
 from lpanas.lpa.sources import DataConfig

@@ -16,9 +16,11 @@ from launching import SECONDS, children, launched, lpanas_train, torchrun
 from lpanas.lpa import checkpoint_folder
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.distributed import World
-from lpanas.lpa.model import ModelConfig, build
+from lpanas.lpa.model import build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer
-from lpanas.lpa.train import TrainConfig, reached, train
+from lpanas.lpa.train import reached, train
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.lpa.weights import load_hf
 from lpanas.search.hf_export import export_checkpoint
 

@@ -10,9 +10,10 @@ import torch
 from launching import lpanas_train, torchrun
 from lpanas.lpa.config import dump_yaml
 from lpanas.lpa.data import DataConfig, Shards
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 
 Rows = list[dict[str, Any]]
 DEVICE, GPUS = "cuda", torch.cuda.device_count()

@@ -12,9 +12,10 @@ import torch
 import torch.distributed.run as torch_run
 import typer.main
 from lpanas.lpa.config import UserError, parse_yaml
-from lpanas.lpa.model import Decoder, ModelConfig
+from lpanas.lpa.model import Decoder
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.placement import PROJECTIONS, Placement
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.budget import ARMS, Listed
 from lpanas.search.carry import retarget
 from lpanas.search.cli import app

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from lpanas.lpa.data import DataConfig, Shards
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 MODELS: dict[str, dict[str, object]] = {

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from lpanas.lpa.cost import flops_per_token
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.shards import Shards
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

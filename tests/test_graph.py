@@ -2,8 +2,9 @@ import pytest
 import torch
 from lpanas.lpa.config import UserError
 from lpanas.lpa.data import DataConfig, Shards
-from lpanas.lpa.model import ModelConfig
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.model_config import ModelConfig
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import pytest
 import torch
 from lpanas.lpa.data import DataConfig
 from lpanas.lpa.guard import DivergedError, Guard
-from lpanas.lpa.model import Decoder, ModelConfig
+from lpanas.lpa.model import Decoder
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import optimizer
-from lpanas.lpa.train import TrainConfig, fresh, step
+from lpanas.lpa.train import fresh, step
+from lpanas.lpa.train_config import TrainConfig
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,8 @@ import torch
 from hf_folders import SHAPE, our_spreads, tokens
 from lpanas.lpa import hf
 from lpanas.lpa.hf_tokenizer import bytes_tokenizer
-from lpanas.lpa.model import Decoder, ModelConfig
+from lpanas.lpa.model import Decoder
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, multiplier
 from lpanas.lpa.weights import hf_name
 

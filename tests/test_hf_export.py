@@ -9,10 +9,11 @@ from lpanas.lpa import hf
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.data import DataConfig
 from lpanas.lpa.hf_tokenizer import bytes_tokenizer, hf_tokenizer
-from lpanas.lpa.model import Decoder, ModelConfig
+from lpanas.lpa.model import Decoder
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.prepare import open_shards, prepare
 from lpanas.lpa.tokenizer import Bytes, Learned, read_tokenizer
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.hf_export import export_checkpoint, export_config
 from lpanas.search.presets import load_space, presets
 from making import Call

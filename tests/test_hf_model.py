@@ -10,7 +10,7 @@ from hf_folders import DENSE, LOW_RANK, PLACED, SHAPE, greedy, tokens, written
 from lpanas.lpa import hf
 from lpanas.lpa.data import Batches, DataConfig
 from lpanas.lpa.hf_tokenizer import bytes_tokenizer
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, multiplier
 from lpanas.lpa.prepare import open_shards
 from lpanas.lpa.weights import hf_name

@@ -11,7 +11,7 @@ from hf_folders import CPU, DOCUMENTS, OPTIM, OTHER, RECIPE_SHAPE, recipe
 from lpanas.lpa.config import UserError
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import optimizer, schedule, set_rate
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.lpa.weights import from_hf, to_hf
 from lpanas.search.hf_export import export_config
 from lpanas.search.hf_readme import readme

@@ -6,7 +6,8 @@ import pytest
 import torch
 from lpanas.lpa.kernels import first, products
 from lpanas.lpa.linear import LowRankLinear
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lpanas.lpa.linear import SILU_RMS, FactorActivation, LowRankLinear, matmul_params, saves, torch_default_
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from scipy.integrate import quad
 from torch import nn
 

@@ -8,9 +8,10 @@ import yaml
 from consumer import STAND_IN, consume
 from hf_folders import OPTIM, OTHER, RECIPE_SHAPE, our_spreads, product_ratios, recipe
 from lpanas.lpa.data import DataConfig
-from lpanas.lpa.model import Decoder, ModelConfig
+from lpanas.lpa.model import Decoder
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, schedule
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search import hf_trainer, llamafactory
 
 SCRIPT = """

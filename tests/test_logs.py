@@ -13,9 +13,10 @@ from consumer import consume
 from lpanas.lpa.config import dump_yaml
 from lpanas.lpa.data import DataConfig, Shards
 from lpanas.lpa.logs import Logs
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 from making import Call
 
 Told = dict[str, list[tuple[int, float]]]

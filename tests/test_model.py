@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from lpanas.lpa.config import UserError
 from lpanas.lpa.kernels import rotate
 from lpanas.lpa.linear import LowRankLinear
-from lpanas.lpa.model import Decoder, ModelConfig, build, rotary
+from lpanas.lpa.model import Decoder, build, rotary
+from lpanas.lpa.model_config import ModelConfig
 from torch import Tensor
 
 CPU = torch.device("cpu")

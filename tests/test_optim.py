@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, multiplier, optimizer, schedule, set_rate
 from torch import nn
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import cost
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.weights import from_hf, hf_name, to_hf
 from safetensors.torch import load_file
 from torch.nn import functional

@@ -9,7 +9,7 @@ import torch
 from lpanas.lpa.config import UserError, parse_yaml
 from lpanas.lpa.cost import cost
 from lpanas.lpa.model import Decoder, build
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.export import export
 from lpanas.search.export_readme import readme
 from lpanas.search.predict import Assumed, lines, predict

@@ -5,7 +5,7 @@ import re
 import pytest
 from lpanas.lpa.config import parse_yaml
 from lpanas.lpa.prepare import open_shards
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.export import export
 from lpanas.search.results import Results
 from making import BANDED, arm_records, ended, job, tiny_space

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lpanas.lpa.config import UserError, dump_yaml, parse_yaml
-from lpanas.lpa.model import Decoder, ModelConfig
+from lpanas.lpa.model import Decoder
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.placement import Placement
 from lpanas.search.budget import ARMS
 from lpanas.search.presets import load_space, parse_space, presets

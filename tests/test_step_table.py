@@ -11,7 +11,7 @@ from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.piece_time import PieceTime, parts, piece_time
 from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, pieces, widths
 from lpanas.lpa.step_table import StepTable, read_table, step_table, under
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from test_pieces import SHAPES, shaped
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import rebalance
 from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.step_time import Stepper, whole
-from lpanas.lpa.train import TrainConfig, accumulate, step
+from lpanas.lpa.train import accumulate, step
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search import equal_time, timing, widths
 from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval
 from lpanas.search.ledger import CONFIRM, Ledger

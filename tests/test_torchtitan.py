@@ -14,10 +14,12 @@ from lpanas.lpa import hf
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.cost import cost
 from lpanas.lpa.data import DataConfig
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import multiplier, schedule
 from lpanas.lpa.prepare import open_shards
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.lpa.weights import hf_name
 from lpanas.search.presets import load_space, presets, shapes
 from lpanas.search.titan_export import export_config, readme

@@ -16,10 +16,12 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
 from lpanas.lpa.guard import DivergedError
 from lpanas.lpa.metrics import Speed, named_peak
-from lpanas.lpa.model import ModelConfig, build
+from lpanas.lpa.model import build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.placement import Placement
-from lpanas.lpa.train import Progress, TrainConfig, evaluate, fresh, is_bfloat16, reached, train
+from lpanas.lpa.train import Progress, evaluate, fresh, is_bfloat16, reached, train
+from lpanas.lpa.train_config import TrainConfig
 
 Rows = list[dict[str, Any]]
 CLOCK = ("seconds", "tokens_per_second")

@@ -7,10 +7,11 @@ import pytest
 from hf_folders import SHAPE
 from lpanas.lpa import keeper
 from lpanas.lpa.data import DataConfig
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.prepare import open_shards, prepare
 from lpanas.lpa.tokenizer import read_tokenizer, train_bpe
-from lpanas.lpa.train import TrainConfig, train
+from lpanas.lpa.train import train
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.hf_export import export_checkpoint
 from making import Call
 

@@ -7,9 +7,9 @@ import pytest
 from lpanas.lpa.checkpoint_folder import FOLDERS
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.data import DataConfig
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig
-from lpanas.lpa.train import TrainConfig
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.folder import check_folder
 from making import Call
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 from lpanas.lpa.config import UserError
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import multiplier, optimizer
 from lpanas.lpa.placement import ATTENTION, FFN
 from lpanas.search.presets import load_space, presets

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from lpanas.lpa.config import UserError
-from lpanas.lpa.model import Decoder, ModelConfig, build
+from lpanas.lpa.model import Decoder, build
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.weights import from_hf, load_hf, save_hf, to_hf
 from safetensors.torch import load_file, save_file
 

@@ -15,10 +15,11 @@ from lpanas.lpa.data import Batches, near
 from lpanas.lpa.distributed import ALONE
 from lpanas.lpa.guard import Guard
 from lpanas.lpa.kernels import compiled, each_shape_by_itself, regions
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.step_time import timed
-from lpanas.lpa.train import TrainConfig, adder, autocast, fresh, step
+from lpanas.lpa.train import adder, autocast, fresh, step
+from lpanas.lpa.train_config import TrainConfig
 
 WARMUP, TOGETHER = 6, 3
 """Steps before the first that counts, which compile, capture and settle; steps timed as one."""

@@ -31,7 +31,7 @@ import torch
 from lpanas.lpa.cost import cost, flops_per_token
 from lpanas.lpa.kernels import KernelsName
 from lpanas.lpa.metrics import peak_flops
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.step_time import timed
 from lpanas.search.equal_time import Ratio
 from lpanas.search.presets import named_shape

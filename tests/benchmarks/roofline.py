@@ -12,7 +12,7 @@ ceilings are ones, and where logits, and what matmuls read and write, go through
 from dataclasses import dataclass
 
 from lpanas.lpa.cost import cost
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 
 ITEM, FLOAT = 2, 4
 """Bytes of an activation in bfloat16, and of float32."""

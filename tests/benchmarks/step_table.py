@@ -24,11 +24,12 @@ from statistics import median
 import torch
 from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import cost
-from lpanas.lpa.model import ModelConfig
+from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.pieces import Piece, pieces
 from lpanas.lpa.step_table import StepTable, step_table
 from lpanas.lpa.step_time import Stepper
-from lpanas.lpa.train import TrainConfig, is_bfloat16
+from lpanas.lpa.train import is_bfloat16
+from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.budget import ARMS
 from lpanas.search.carry import train_config
 from lpanas.search.presets import load_space

@@ -17,8 +17,8 @@ from .linear import LowRankLinear
 Inputs = ParamSpec("Inputs")
 
 KernelsName = Literal["auto", "plain", "regions", "blocks", "model"]
-"""plain: nothing is compiled. regions: norms, rotary positions, the FFN's gate and the loss are, which know of no rank, so that
-a new placement waits for no compiler. blocks: each kind of block as a whole, and these. model: everything as one. auto: regions
+"""plain: nothing is compiled. regions: norms, attention, the FFN's gate and the loss are, which know of no rank, so that a new
+placement waits for no compiler. blocks: each kind of block as a whole, and these. model: everything as one. auto: regions
 on a GPU where Triton is installed, else plain."""
 
 COMPILED_KINDS = 64
@@ -43,13 +43,25 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
 
 
-def rotate_both(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys, rotated."""
-    return rotate(q, cos, sin), rotate(k, cos, sin)
+def attend(parts: tuple[Tensor, ...], heads: tuple[int, int], angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    """What causal attention reads for each position: (batch, time, n_heads d_head). parts: queries, (batch, time, n_heads
+    d_head), keys and values, (batch, time, n_kv_heads d_head) each, or all three side by side in one tensor; heads: n_heads and
+    n_kv_heads; angles: cos and sin of rotary positions, (time, d_head) each, None without."""
+    n_heads, n_kv_heads = heads
+    counts = (n_heads, n_kv_heads, n_kv_heads)
+    if len(parts) == 1:
+        d_head = parts[0].shape[-1] // sum(counts)
+        parts = parts[0].split([count * d_head for count in counts], dim=-1)
+    q, k, v = (part.unflatten(-1, (count, -1)).transpose(1, 2) for part, count in zip(parts, counts, strict=True))
+    if angles is not None:
+        q, k = rotate(q, *angles), rotate(k, *angles)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=n_kv_heads != n_heads)
+    return y.transpose(1, 2).flatten(2)  # from (batch, heads, time, d_head)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) up. (..., d_ff) each."""
+def swiglu(parts: tuple[Tensor, ...]) -> Tensor:
+    """silu(gate) up. parts: gate and up, (..., d_ff) each, or both side by side in one tensor."""
+    gate, up = parts if len(parts) == 2 else parts[0].chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
@@ -64,8 +76,8 @@ class Kernels:
 
     rms_norm: Callable[[Tensor, Tensor, float, torch.dtype], Tensor] = rms_norm
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float, torch.dtype], tuple[Tensor, Tensor]] = add_rms_norm
-    rotate_both: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = rotate_both
-    swiglu: Callable[[Tensor, Tensor], Tensor] = swiglu
+    attend: Callable[[tuple[Tensor, ...], tuple[int, int], tuple[Tensor, Tensor] | None], Tensor] = attend
+    swiglu: Callable[[tuple[Tensor, ...]], Tensor] = swiglu
     cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     joins: bool = False
     """Whether projections that read the same input do so in one product."""
@@ -85,7 +97,7 @@ def regions(backend: str) -> Kernels:
     """Compiled at their first use, once for all models of a process."""
     _allow_kinds()
     its = partial(torch.compile, backend=backend)
-    return Kernels(its(rms_norm), its(add_rms_norm), its(rotate_both), its(swiglu), its(cross_entropy), joins=True)
+    return Kernels(its(rms_norm), its(add_rms_norm), its(attend), its(swiglu), its(cross_entropy), joins=True)
 
 
 @cache
@@ -113,15 +125,19 @@ def resolved(name: KernelsName, device: torch.device) -> KernelsName:
     return "regions" if device.type == "cuda" and can_compile() else "plain"
 
 
-def products(layers: Sequence[nn.Module], x: Tensor, joins: bool) -> list[Tensor]:
+def products(layers: Sequence[nn.Module], x: Tensor, joins: bool) -> tuple[Tensor, ...]:
     """Each layer's output. joins: the matrices that read x, dense ones and factors A, as one product: a GPU does one wide
-    matmul in less time than several narrow ones. x: (..., d_in); layers: linear or low-rank."""
+    matmul in less time than several narrow ones. Outputs of dense ones alone stay side by side in one tensor, which what reads
+    them cuts by itself: then its backward pass writes one gradient, and no pass of its own puts three together.
+    x: (..., d_in); layers: linear or low-rank."""
     firsts = [first(layer) for layer in layers]
     if not joins or any(one.bias is not None for one in firsts):
-        return [layer(x) for layer in layers]
+        return tuple(layer(x) for layer in layers)
     whole = F.linear(x, torch.cat([one.weight.to(x.dtype) for one in firsts]))
-    parts = whole.split([one.out_features for one in firsts], dim=-1)
-    return [layer.second(part) if isinstance(layer, LowRankLinear) else part for layer, part in zip(layers, parts, strict=True)]
+    if not any(isinstance(layer, LowRankLinear) for layer in layers):
+        return (whole,)
+    parts = zip(layers, whole.split([one.out_features for one in firsts], dim=-1), strict=True)
+    return tuple(layer.second(part) if isinstance(layer, LowRankLinear) else part for layer, part in parts)
 
 
 def first(layer: nn.Module) -> nn.Linear:

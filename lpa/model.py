@@ -49,23 +49,8 @@ class Attention(nn.Module):
         self.kernels = PLAIN
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        q, k, v = products((self.q, self.k, self.v), x, self.kernels.joins)
-        return self.o(attend(q, k, v, (self.n_heads, self.n_kv_heads), angles, self.kernels))
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, heads: tuple[int, int], angles: tuple[Tensor, Tensor] | None, kernels: Kernels
-) -> Tensor:
-    """What attention reads for each position. q: (batch, time, n_heads d_head), as the result; k, v: (batch, time, n_kv_heads
-    d_head); heads: n_heads and n_kv_heads; angles: see rotary, None without."""
-    (batch, time, _), (n_heads, n_kv_heads) = q.shape, heads
-    q = q.view(batch, time, n_heads, -1).transpose(1, 2)  # (batch, heads, time, d_head)
-    k = k.view(batch, time, n_kv_heads, -1).transpose(1, 2)
-    v = v.view(batch, time, n_kv_heads, -1).transpose(1, 2)
-    if angles is not None:
-        q, k = kernels.rotate_both(q, k, *angles)
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=n_kv_heads != n_heads)
-    return y.transpose(1, 2).reshape(batch, time, -1)
+        parts = products((self.q, self.k, self.v), x, self.kernels.joins)
+        return self.o(self.kernels.attend(parts, (self.n_heads, self.n_kv_heads), angles))
 
 
 class FeedForward(nn.Module):
@@ -85,7 +70,7 @@ def widen(layers: Sequence[nn.Module], x: Tensor, kernels: Kernels) -> Tensor:
     """silu(gate(x)) up(x), or relu(up(x)) of up alone. x: (..., d_model) -> (..., d_ff)."""
     if len(layers) == 1:
         return F.relu(layers[0](x))
-    return kernels.swiglu(*products(layers, x, kernels.joins))
+    return kernels.swiglu(products(layers, x, kernels.joins))
 
 
 class Block(nn.Module):

@@ -1,7 +1,7 @@
 """A piece of a training step built, computed and timed: forward and backward pass, as the training loop has them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median, quantiles
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .config import Config, UserError
 from .kernels import PLAIN, Kernels, products, regions, resolved
 from .linear import FactorActivation, LowRankLinear
-from .model import Block, attend, build, rotary, widen
+from .model import Block, build, rotary, widen
 from .model_config import ModelConfig
 from .pieces import Attend, Ends, Layer, Piece, Project, Stream, Update, Widen
 from .step_time import WARMUP, timed
@@ -110,6 +110,8 @@ class _Copy:
 
     def __init__(self, piece: Passed, config: TrainConfig, device: torch.device) -> None:
         kernels, self.autocast = _kernels(config, device), partial(autocast, config, device)
+        if isinstance(piece, Attend):
+            piece = replace(piece, joined=piece.joined and kernels.joins)
         self.modules = _modules(piece, config.model, kernels).to(device)
         reads = torch.bfloat16 if is_bfloat16(config, device) and not piece.casts else torch.float32
         shape = (config.microbatch or config.batch_size, config.model.context)
@@ -157,11 +159,11 @@ def _call(piece: Passed, config: ModelConfig, modules: nn.ModuleList, kernels: K
     if isinstance(piece, Widen):
         return lambda read: [widen(layers, read[0], kernels)]
     if isinstance(piece, Project):
-        return lambda read: products(layers, read[0], kernels.joins)
+        return lambda read: list(products(layers, read[0], kernels.joins))
     if isinstance(piece, Stream):
         return lambda read: [layers[0](read[0], None)]
     heads, angles = (piece.n_heads, piece.n_kv_heads), rotary(config, config.context, device) if piece.rotary else None
-    return lambda read: [attend(read[0], read[1], read[2], heads, angles, kernels)]
+    return lambda read: [kernels.attend(tuple(read), heads, angles)]
 
 
 def _passes(piece: Passed, config: TrainConfig, device: torch.device) -> Parts:

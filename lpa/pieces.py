@@ -83,17 +83,21 @@ class Attend:
     n_kv_heads: int
     d_head: int
     rotary: bool
+    joined: bool = False
+    """Whether queries, keys and values lie side by side in one tensor, as kernels that join products leave dense ones."""
     casts: ClassVar[bool] = False
 
     @property
     def reads(self) -> tuple[int, ...]:
         """The widths of its inputs."""
-        return (self.n_heads * self.d_head, self.n_kv_heads * self.d_head, self.n_kv_heads * self.d_head)
+        widths = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head, self.n_kv_heads * self.d_head)
+        return (sum(widths),) if self.joined else widths
 
     @property
     def key(self) -> str:
         """As text."""
-        return f"attend {self.n_heads}/{self.n_kv_heads} heads of {self.d_head}{' rotary' if self.rotary else ''}"
+        more = f"{' rotary' if self.rotary else ''}{' joined' if self.joined else ''}"
+        return f"attend {self.n_heads}/{self.n_kv_heads} heads of {self.d_head}{more}"
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,8 @@ def pieces(config: ModelConfig, dense_width: int) -> dict[Piece, float]:
     found = defaultdict[Piece, float](float)
     found[_ends(config)] += 1
     found[Stream(config.d_model, config.norm, config.dropout)] += config.n_layers
-    found[_attend(config)] += config.n_layers
     for first, count in config.placement.alike:
+        found[attending(config, first)] += count
         for piece, share in _projecting(config, first, between_widths(config.d_ff, dense_width)):
             found[piece] += count * share
     for size, count in _sizes(config).items():
@@ -203,8 +207,10 @@ def _layer(config: ModelConfig, name: str, rank: int | None, width: int) -> Laye
     return Layer(d_in, d_out, rank or 0, config.bias and (name in (*FFN_INPUT, *FFN_OUTPUT) or rank is None))
 
 
-def _attend(config: ModelConfig) -> Attend:
-    return Attend(config.n_heads, config.kv_heads, config.d_head, config.positions == "rotary")
+def attending(config: ModelConfig, layer: int) -> Attend:
+    """The piece of a layer's attention itself."""
+    joined = not config.bias and all(config.rank(layer, name) is None for name in ATTENTION_INPUT)
+    return Attend(config.n_heads, config.kv_heads, config.d_head, config.positions == "rotary", joined)
 
 
 def _ends(config: ModelConfig) -> Ends:

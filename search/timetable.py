@@ -12,7 +12,19 @@ from pydantic import ValidationError
 from ..lpa.config import UserError, first_mistake
 from ..lpa.cost import cost
 from ..lpa.files import replace_text, writing
-from ..lpa.pieces import FFN_INPUT, FFN_OUTPUT, GROUPS, Piece, Update, grown, pieces, projecting, widths
+from ..lpa.pieces import (
+    ATTENTION_INPUT,
+    FFN_INPUT,
+    FFN_OUTPUT,
+    GROUPS,
+    Piece,
+    Update,
+    attending,
+    grown,
+    pieces,
+    projecting,
+    widths,
+)
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache
 from ..lpa.step_table import FOLDER, StepTable, read_table, step_table
@@ -64,6 +76,8 @@ def _between(space: Space, widest: int) -> Iterator[Piece]:
         for ranks in _ranks(space, names):
             placed = dense.change(placement=Placement.from_bands(dense.n_layers, [ranks]), factor_activation=activation)
             resolved = {name: placed.rank(0, name) for name in placed.projections}
+            if names == ATTENTION_INPUT:
+                yield attending(placed, 0)
             for width in _widths(dense.d_ff, widest) if names in (FFN_INPUT, FFN_OUTPUT) else [dense.d_ff]:
                 yield projecting(placed, names, resolved, width)
 

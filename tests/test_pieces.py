@@ -52,7 +52,8 @@ def test_a_small_model_has_the_pieces_that_one_counts_by_hand():
     expected = {
         Ends(64, 264, "rms_before", "rotary", tied=False, bias=False): 1,
         Stream(64, "rms_before", 0.0): 3,
-        Attend(4, 4, 16, rotary=True): 3,
+        Attend(4, 4, 16, rotary=True): 1,
+        Attend(4, 4, 16, rotary=True, joined=True): 2,
         Project((dense, thin, thin)): 1,
         Project((dense, dense, dense)): 2,
         Project((dense,)): 3,

@@ -63,7 +63,7 @@ def test_a_step_is_the_sum_of_its_pieces_by_hand():
         {
             "ends 256>64>256 rms_before rotary": (1e0, 2e0),
             "stream 64 rms_before": (1e1, 2e1),
-            "attend 4/4 heads of 16 rotary": (1e2, 2e2),
+            "attend 4/4 heads of 16 rotary joined": (1e2, 2e2),
             "project 64>64 64>64 64>64": (1e3, 2e3),
             "project 64>64 rank 16": (1e4, 2e4),
             "project 64>64": (1e5, 2e5),

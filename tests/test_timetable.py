@@ -62,7 +62,7 @@ def test_the_tiny_space_asks_for_what_one_counts_by_hand():
     expected = [
         Ends(64, 264, "rms_before", "rotary", tied=False, bias=False),
         Stream(64, "rms_before", 0.0),
-        Attend(2, 2, 32, rotary=True),
+        *(Attend(2, 2, 32, rotary=True, joined=joined) for joined in (False, True)),
         *(Project((one,) * 3) for one in (dense, thin)),
         *(Project((one,)) for one in (dense, thin, *back)),
         *(Widen((one, one)) for one in wide),
@@ -250,7 +250,7 @@ def test_a_search_minimises_seconds_and_its_numbers_stay_when_the_cache_is_gone(
 def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, call):
     code, said, _ = call("show", file)
     assert code == 0
-    assert "19 pieces of a step are measured when the search begins" in said
+    assert "20 pieces of a step are measured when the search begins" in said
     times = tmp_path / "times.json"
     code, said, error = call("show", file, "--step-times", times)
     assert code == 0, error

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from .config import UserError
@@ -58,12 +59,12 @@ class ResidentBatches:
     def __init__(self, batches: Batches, steps: range, device: torch.device) -> None:
         self.batches, self.device = batches, device
         self.held = np.unique(np.concatenate([batches.read(step) for step in steps]))
-        places = self.held[:, None] * batches.context + np.arange(batches.context + 1)  # (windows, context + 1)
-        self.windows = signed(batches.tokens[places]).to(device)
+        cut = sliding_window_view(batches.tokens, batches.context + 1)[:: batches.context]  # no copy
+        self.windows = signed(cut[self.held]).to(device)  # (windows, context + 1)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of a step, each (batch, context) int64, on the device."""
-        rows = torch.from_numpy(np.searchsorted(self.held, self.batches.read(step))).to(self.device, non_blocking=True)
+        rows = sent(torch.from_numpy(np.searchsorted(self.held, self.batches.read(step))), self.device)
         block = self.windows[rows].long() & (2 ** (8 * self.windows.element_size()) - 1)
         return block[:, :-1], block[:, 1:]
 
@@ -73,6 +74,13 @@ def near(batches: Batches, steps: range, device: torch.device) -> Batches | Resi
     read = len(range(batches.batch_size)[batches.part]) * len(steps)
     size = min(read, batches.n_windows) * (batches.context + 1) * batches.tokens.itemsize
     return ResidentBatches(batches, steps, device) if device.type == "cuda" and 0 < size <= RESIDENT_BYTES else batches
+
+
+def sent(tokens: Tensor, device: torch.device) -> Tensor:
+    """On a device, without a wait: from memory that its copies read by themselves."""
+    if device.type == "cuda" and tokens.device.type == "cpu":
+        tokens = tokens.pin_memory()
+    return tokens.to(device, non_blocking=True)
 
 
 def signed(tokens: np.ndarray) -> Tensor:

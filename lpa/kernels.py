@@ -1,11 +1,15 @@
 """How a decoder computes: with torch's own kernels one by one, with compiled regions, or compiled as a whole. The same numbers
 but for the last bits, whichever it is."""
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, ParamSpec
 
 import torch
@@ -19,7 +23,7 @@ Inputs = ParamSpec("Inputs")
 KernelsName = Literal["auto", "plain", "regions", "blocks", "model"]
 """plain: nothing is compiled. regions: norms, attention, the FFN's gate and the loss are, which know of no rank, so that a new
 placement waits for no compiler. blocks: each kind of block as a whole, and these. model: everything as one. auto: regions
-on a GPU where Triton is installed, else plain."""
+on a GPU where Triton and a C compiler are installed, else plain."""
 
 COMPILED_KINDS = 64
 """Kinds of blocks, or of a region's inputs, that a process compiles at most. Beyond torch's own limit, 8, the next ones would
@@ -88,26 +92,45 @@ JOINED = Kernels(joins=True)
 
 
 def can_compile() -> bool:
-    """Whether torch finds what it compiles with for a GPU."""
-    return find_spec("triton") is not None
+    """Whether what torch compiles with for a GPU is there: Triton, and the C compiler and Python's headers that Triton builds
+    what starts its kernels with (triton/runtime/build.py)."""
+    compilers = os.environ.get("CC"), shutil.which("clang"), shutil.which("gcc")
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return find_spec("triton") is not None and any(compilers) and headers.exists()
 
 
-@cache
 def regions(backend: str) -> Kernels:
     """Compiled at their first use, once for all models of a process."""
     _allow_kinds()
+    return _regions(backend)
+
+
+@cache
+def _regions(backend: str) -> Kernels:
     its = partial(torch.compile, backend=backend)
     return Kernels(its(rms_norm), its(add_rms_norm), its(attend), its(swiglu), its(cross_entropy), joins=True)
 
 
-@cache
 def compiled(call: Callable[Inputs, Tensor], backend: str) -> Callable[Inputs, Tensor]:
     """A method of a model, compiled at its first use for each kind of model that it meets, once for all models of a process."""
     _allow_kinds()
+    return _compiled(call, backend)
+
+
+@cache
+def _compiled(call: Callable[Inputs, Tensor], backend: str) -> Callable[Inputs, Tensor]:
     return torch.compile(call, backend=backend)
 
 
+def forget() -> None:
+    """All that was compiled in this process."""
+    torch.compiler.reset()
+    _regions.cache_clear()
+    _compiled.cache_clear()
+
+
 def _allow_kinds() -> None:
+    """Each time: the limit is a thread's own, and ends with each_shape_by_itself when it was raised in it."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_KINDS)
 
 

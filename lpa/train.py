@@ -15,7 +15,7 @@ from . import keeper as keeping
 from .checkpoint import Reached
 from .config import UserError, dump_yaml
 from .cost import flops_per_token
-from .data import Batches, Shards, near, valid_batches
+from .data import Batches, Shards, near, sent, valid_batches
 from .distributed import ALONE, World
 from .files import replace_text
 from .graph import Add, Graphed
@@ -164,13 +164,6 @@ def step(
     return loss, norm
 
 
-def sent(tokens: Tensor, device: torch.device) -> Tensor:
-    """On a device, without a wait: from memory that its copies read by themselves."""
-    if device.type == "cuda" and tokens.device.type == "cpu":
-        tokens = tokens.pin_memory()
-    return tokens.to(device, non_blocking=True)
-
-
 def gradient_norm(model: nn.Module) -> Tensor:
     """Of the whole gradient."""
     return nn.utils.get_total_norm(one.grad for one in model.parameters() if one.grad is not None)
@@ -220,7 +213,7 @@ def evaluate(model: Decoder, shards: Shards, split: str, config: TrainConfig, wo
     batches = valid_batches(shards.split(split), config.model.context, config.data.valid_tokens, size)
     for (inputs, targets), counts in world.deal(batches):
         with autocast(config, device):
-            loss = model.loss(inputs.to(device), targets.to(device)) * targets.numel()
+            loss = model.loss(sent(inputs, device), sent(targets, device)) * targets.numel()
         if counts:
             total += loss
             tokens += targets.numel()

@@ -49,7 +49,7 @@ class TrainConfig(Config):
     """bfloat16: autocast, with float32 weights and optimizer state. auto: bfloat16 on a GPU that has it."""
     kernels: KernelsName = "auto"
     """What is compiled: nothing (plain), the regions that know of no rank, each kind of block, or the model. auto: regions on a
-    GPU where Triton is installed, else plain."""
+    GPU where Triton and a C compiler are installed, else plain."""
     cuda_graph: bool = False
     """One GPU alone: forward and backward pass are captured once and replayed, which spares a small model the start of its many
     kernels. Without dropout and activation_checkpointing."""

@@ -16,6 +16,10 @@ CONTEXT = mp.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["lpanas.search.server", "lpanas.search.executor", "torch._dynamo"])
 # The first optimizer would import _dynamo: 2 s.
 
+COMPILERS = "4"
+"""Processes that a worker compiles in (assumption): torch's own number, one a core up to 32, times eight workers would be more
+than a machine has; regions are a handful of small kernels."""
+
 
 @contextmanager
 def running() -> Generator[None]:
@@ -36,6 +40,7 @@ def start() -> None:
     It and its workers never see what asks a program to end: Ctrl-C, a closed terminal or a batch system reaches the whole
     group, and the driver decides what it means.
     """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", COMPILERS)  # torch reads it as the server imports it
     resource_tracker.ensure_running()  # its own start, which the server's would call, unblocks SIGINT at its end
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:

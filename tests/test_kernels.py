@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from lpanas.lpa.kernels import first, products
+from lpanas.lpa.kernels import COMPILED_KINDS, each_shape_by_itself, first, forget, products, regions, resolved
 from lpanas.lpa.linear import LowRankLinear
 from lpanas.lpa.model import Decoder, build
 from lpanas.lpa.model_config import ModelConfig
@@ -117,3 +117,27 @@ def test_the_kernels_of_a_cpu_are_plain() -> None:
     model = model_of("dense")
     model.use("auto", CPU)
     assert not model.kernels.joins
+
+
+def test_auto_compiles_for_a_gpu_only_where_triton_finds_a_c_compiler(monkeypatch, tmp_path) -> None:
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").touch()
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolved("auto", torch.device("cuda")) == "plain"
+    (tmp_path / "gcc").touch(mode=0o755)
+    assert resolved("auto", torch.device("cuda")) == "regions"
+    (tmp_path / "Python.h").unlink()
+    assert resolved("auto", torch.device("cuda")) == "plain"
+
+
+def test_as_many_kinds_are_compiled_after_times_were_taken_as_before() -> None:
+    forget()
+    with torch._dynamo.config.patch(recompile_limit=8):
+        with each_shape_by_itself("regions"):
+            regions("eager")
+        regions("eager")
+        assert torch._dynamo.config.recompile_limit == COMPILED_KINDS

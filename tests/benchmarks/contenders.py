@@ -14,7 +14,8 @@ import torch
 from lpanas.lpa.data import Batches, near
 from lpanas.lpa.distributed import ALONE
 from lpanas.lpa.guard import Guard
-from lpanas.lpa.kernels import compiled, each_shape_by_itself, regions
+from lpanas.lpa.kernels import each_shape_by_itself
+from lpanas.lpa.kernels import forget as forget_compiled
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.step_time import timed
@@ -211,9 +212,7 @@ def compiled_alike() -> Iterator[None]:
 
 def forget() -> None:
     """All that was compiled in this process, and memory that nothing holds."""
-    torch.compiler.reset()
-    regions.cache_clear()
-    compiled.cache_clear()
+    forget_compiled()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

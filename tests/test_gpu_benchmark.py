@@ -17,16 +17,21 @@ from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.shards import Shards
 from lpanas.lpa.train import train
 from lpanas.lpa.train_config import TrainConfig
+from lpanas.search.budget import ARMS
+from lpanas.search.presets import parse_space
+from lpanas.search.proxy import Measured, Record
+from making import record
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import gpu  # noqa: E402 (a script's neighbours)
 import roofline  # noqa: E402
 from contenders import WARMUP, Asked, Contender, in_turn, ours  # noqa: E402
-from packed import against  # noqa: E402
+from packed import against, plan, search, told  # noqa: E402
 from staged import Report, output  # noqa: E402
 
 CPU = torch.device("cpu")
+GPU = Asked(False, 0, torch.device("cuda"))
 SHAPE = {"vocab_size": 512, "d_model": 64, "d_ff": 128, "n_heads": 4, "n_layers": 1, "context": 32, "rank_multiple": 8}
 
 
@@ -58,6 +63,11 @@ def test_every_stage_runs_at_toy_size(tmp_path: Path) -> None:
     assert (one["runs_without_a_loss"], two["runs_without_a_loss"]) == (0, 0)
     assert two["nats_from_one_at_a_time"] < 1e-5
     assert two["over_one_at_a_time"] == pytest.approx(two["runs_an_hour"] / one["runs_an_hour"])
+    stack, streams = found["together"]["rows"]
+    assert (stack["way"], streams["way"]) == ("stacked", "streams")
+    for row in (stack, streams):
+        assert row["over_one_alike"] == pytest.approx(2 * row["step_seconds"]["alike"] / row["step_seconds"]["all"])
+        assert row["nats_from_one_alike"] < 1e-5
 
 
 def test_an_unknown_stage_is_a_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +151,51 @@ def test_packed_runs_are_compared_run_by_run() -> None:
     many = {"runs_an_hour": 200.0, "losses": {"b": 3.5, "c": 9.0}}
     assert against(many, one, "one") == {"over_one": 4.0, "nats_from_one": 0.5}
     assert against(many, None, "one") == {}
+
+
+@pytest.mark.parametrize("has_mps", [False, True])
+def test_what_decides_is_measured_first_each_beside_one_at_a_time(
+    has_mps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has_mps:
+        (tmp_path / "nvidia-cuda-mps-control").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    its = plan(GPU)
+    first = [(shape.name, way.workers, way.mps) for shape, way in its if way.workers != 1]
+    expected = [
+        (name, 8, mps) for name in ("llama-9m, bytes", "llama-20m, bytes") for mps in (True, False) if has_mps or not mps
+    ]
+    assert first[: len(expected)] == expected
+    assert has_mps == any(way.mps for _, way in its)
+    for place, (shape, way) in enumerate(its):
+        before = [(one.name, its.cuda_graph) for one, its in its[:place] if its.workers == 1]
+        assert way.workers == 1 or {(shape.name, False), (shape.name, True)} <= set(before)
+
+
+def test_each_packed_search_trains_the_same_runs_each_once() -> None:
+    for shape, way in plan(GPU):
+        space = parse_space(search(shape, way, GPU), "packed")
+        its = [space.arm(arm) for arm in ARMS] + [space.listed(listed) for listed in space.search.placements]
+        dense = space.search.noise_seeds
+        assert (space.search.planned, dense) == ((8, 3) if way.workers == 1 else (16, 6))
+        assert len(its) == space.search.trials == len({one.proxy.placement.text for one in its})
+        assert (space.proxy.tokens, space.proxy.steps, space.proxy.cuda_graph) == (20_000_000, 1221, way.cuda_graph)
+        assert {one.proxy.vocab_size for one in its} == {264 if "bytes" in shape.name else 32000}
+
+
+def test_runs_an_hour_are_from_first_start_to_last_end() -> None:
+    def run(number: int, loss: float | None, start: float, seconds: float, arm: str | None = None) -> Record:
+        its = record(number, loss, 1, arm)
+        times = Measured(device="cpu", started=1e9 + start, seconds=seconds, train_seconds=1.0, peak_memory_bytes=1)
+        return its.change(measured=times)
+
+    runs = [run(0, 2.0, 10, 5, arm="dense"), run(1, 2.5, 12, 28), run(2, 2.25, 11, 9), run(3, None, 0, 99)]
+    found = told([*runs, run(4, 2.2, 20, 1).change(run="noise-0")])
+    assert found["runs_an_hour"] == pytest.approx(4 / 30 * 3600)  # from 10 to 40; one that failed is none
+    assert (found["runs"], found["runs_without_a_loss"]) == (4, 1)
+    assert found["seed_noise_nats"] == pytest.approx(0.2 / math.sqrt(2))
+    with pytest.raises(RuntimeError, match="no run came to its end"):
+        told(runs[3:])
 
 
 def test_no_model_is_measured_twice_for_low_rank_and_the_papers_are_there() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lpanas.lpa.data import DataConfig
+from lpanas.lpa.data import Batches, DataConfig
 from lpanas.lpa.guard import DivergedError
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.shards import Shards
@@ -35,9 +35,15 @@ def alone(config: TrainConfig, shards: Shards) -> list[list[float]]:
     return [[row.train_loss_nats, row.gradient_norm] for row in train(config, shards)]
 
 
+def stacked(configs: Sequence[TrainConfig], shards: Shards) -> Stack:
+    tokens = shards.split("train")
+    batches = [Batches(tokens, one.model.context, one.batch_size, one.seed) for one in configs]
+    return Stack(configs, batches, configs[0].resolve_device())
+
+
 def together(configs: Sequence[TrainConfig], shards: Shards) -> list[list[list[float]]]:
     """The same of each run of a stack."""
-    stack = Stack(configs, shards.split("train"), configs[0].resolve_device())
+    stack = stacked(configs, shards)
     rows = torch.stack([torch.stack(stack.step(number)) for number in range(configs[0].steps)])  # (steps, 2, runs)
     return rows.permute(2, 0, 1).tolist()
 
@@ -75,7 +81,7 @@ def test_the_neighbours_of_a_run_that_diverges_do_not_notice(config: TrainConfig
     runs = [run(config, lr, seed) for lr, seed in ((1e-2, 0), (1e25, 1), (3e-3, 2))]
     with pytest.raises(DivergedError) as ended:
         alone(runs[1], shards)
-    stack = Stack(runs, shards.split("train"), torch.device("cpu"))
+    stack = stacked(runs, shards)
     losses = torch.stack([stack.step(number)[0] for number in range(STEPS)])
     good, bad, also_good = stack.first_bad.tolist()
     assert (good, also_good) == (-1, -1)
@@ -86,7 +92,7 @@ def test_the_neighbours_of_a_run_that_diverges_do_not_notice(config: TrainConfig
 
 
 def test_the_weights_of_a_run_that_diverged_are_those_before(config: TrainConfig, shards: Shards) -> None:
-    stack = Stack([run(config, lr, 0) for lr in (1e-2, 1e25)], shards.split("train"), torch.device("cpu"))
+    stack = stacked([run(config, lr, 0) for lr in (1e-2, 1e25)], shards)
     after = []
     for number in range(STEPS):
         stack.step(number)

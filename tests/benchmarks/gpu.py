@@ -10,7 +10,9 @@ lowrank   low rank against dense, compiled alike, pairs of steps one right after
           context, with the ratio of FLOPs, of the roofline (tests/benchmarks/roofline.py) and as measured
 startup   from a new candidate to its sixth step, after others, in a process of its own: with no compiler's cache (cold), then
           with what that one left there (warm)
-packing   runs an hour at llama-9m and llama-20m: one at a time, and several that share the device
+packing   runs an hour at llama-9m and llama-20m: one at a time, and several processes that share the device
+together  the same shapes, several runs in one process, as one stack (tests/benchmarks/stacked.py) or on streams of their own:
+          their steps against one at a time, in turn
 
 All of them when none is named. --toy: at shapes for a CPU, on it, which tests that everything runs and says nothing of speed.
 --seconds: of each measurement. --limit: of each stage; it ends what runs in Python or in another process, and waits for a call
@@ -56,6 +58,7 @@ from contenders import (
 from packed import packing
 from staged import Report, Rows
 from startup import startup
+from together import together
 
 KERNELS: tuple[KernelsName, ...] = ("plain", "regions", "blocks", "model")
 
@@ -201,7 +204,8 @@ def layers_that_fit(dense: ModelConfig, batch: int, asked: Asked) -> int:
 
 
 STAGES: dict[str, Callable[[Asked], Rows]] = {
-    "device": device, "peers": peers, "lowrank": lowrank, "startup": startup, "packing": packing
+    "device": device, "peers": peers, "lowrank": lowrank, "startup": startup, "packing": packing,
+    "together": together,
 }  # fmt: skip
 
 

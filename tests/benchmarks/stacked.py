@@ -9,10 +9,8 @@ into five kernels, and not go through what is compiled.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from lpanas.lpa.data import Batches, near
 from lpanas.lpa.graph import Add, Graphed
 from lpanas.lpa.kernels import Kernels, regions, resolved
 from lpanas.lpa.model import Block, Decoder, Norm, build, outline
@@ -21,6 +19,9 @@ from lpanas.lpa.optim import multiplier, schedule
 from lpanas.lpa.train import autocast, sent
 from lpanas.lpa.train_config import TrainConfig
 from torch import Tensor, nn
+
+Cut = Callable[[int], tuple[Tensor, Tensor]]
+"""A step (0-based) -> inputs and targets, (batch, context) each."""
 
 MAY_DIFFER = "seed", "optim.lr", "model.init"
 """Among the runs of a stack."""
@@ -102,12 +103,12 @@ def skeleton(config: ModelConfig, kernels: Kernels) -> Decoder:
 class Stack:
     """Runs that train as one. Weights, gradients and moments are (runs, params): each run's own, one after the other.
 
-    configs: of the runs, which differ in MAY_DIFFER alone; tokens: that all read, each in its own order; device: of all.
-    A step is one microbatch, whatever they say.
+    configs: of the runs, which differ in MAY_DIFFER alone; batches: of each run, those of a step; device: of all.
+    A step is one microbatch, whatever the configs say.
     """
 
-    def __init__(self, configs: Sequence[TrainConfig], tokens: np.ndarray, device: torch.device) -> None:
-        self.configs, self.config, self.device = configs, configs[0], device
+    def __init__(self, configs: Sequence[TrainConfig], batches: Sequence[Cut], device: torch.device) -> None:
+        self.configs, self.config, self.batches, self.device = configs, configs[0], batches, device
         if any(_shared(one) != _shared(self.config) for one in configs):
             raise ValueError(f"the runs of a stack differ in {', '.join(MAY_DIFFER)} alone")
         is_plain = resolved(self.config.kernels, device) == "plain"
@@ -123,8 +124,6 @@ class Stack:
         )
         self.first_bad = torch.full((len(configs),), -1, device=device)
         """(runs,): the first step, 1-based, whose loss or gradient was not finite; -1 without."""
-        steps, context, size = range(self.config.steps), self.config.model.context, self.config.batch_size
-        self.batches = [near(Batches(tokens, context, size, one.seed), steps, device) for one in configs]
         self.add: Add = Graphed(self._add, [self.weights]) if self.config.cuda_graph else self._add
 
     def step(self, number: int) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,7 @@ class Measured(Config):
     started: float
     """Unix time, seconds."""
     seconds: float
-    """Of the last attempt, building and validation included."""
+    """Of the last attempt, building, validation and what its device takes to start included."""
     train_seconds: float
     """Of its training loop, validation included."""
     peak_memory_bytes: int
@@ -224,12 +224,12 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards, folder: Path | None
 
     A run that diverges is a record with its reason; one that runs out of memory or meets an error of torch's is a Fault.
     """
+    started, clock = time.time(), time.perf_counter()  # a worker's first run makes its GPU's context, which takes seconds
     config = as_trained(job, config)
     start = _start(job, config, shards, folder)
     device = config.resolve_device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    started, clock = time.time(), time.perf_counter()
     status: Status = "complete"
     reason, out_of_memory, told = "", False, 0
     now, speed = Progress(0, 0, None, None, 0.0), Speed()

@@ -71,16 +71,15 @@ def shapes(asked: Asked) -> list[Shape]:
 
 def plan(asked: Asked) -> list[tuple[Shape, Way]]:
     """What decides comes first, as a stage has a limit: 8 workers against one, of each shape that reads bytes."""
-    ones, all_shapes = [Way(1, False, True), Way(1, False, False)], shapes(asked)
+    its = shapes(asked)
     if asked.toy:
-        return [(all_shapes[0], Way(workers, False, False)) for workers in (1, 2)]
-    first, more = (
-        [*ones, Way(8, True, True), Way(8, False, True)],
-        [Way(16, True, True), Way(4, True, True), Way(8, True, False)],
-    )
-    rounds = [(all_shapes[:2], first), (all_shapes[:2], [*more, Way(4, False, True)]), (all_shapes[2:], first)]
-    ways = [(shape, way) for some, its in rounds for shape in some for way in its]
-    return [(shape, way) for shape, way in ways if not way.mps or shutil.which("nvidia-cuda-mps-control")]
+        return [(its[0], Way(workers, False, False)) for workers in (1, 2)]
+    shared = [Way(8, True, True)] if shutil.which("nvidia-cuda-mps-control") else []
+    sliced, ones = Way(8, False, True), [Way(1, False, True), Way(1, False, False)]
+    first, *rest = [*shared, sliced]
+    more = [*rest, *([Way(16, True, True), Way(4, True, True), Way(8, True, False)] if shared else []), Way(4, False, True)]
+    rounds = [(its[:2], [*ones, first]), (its[:2], more), (its[2:], [*ones, first, *rest])]
+    return [(shape, way) for some, ways in rounds for shape in some for way in ways]
 
 
 def packing(asked: Asked) -> Rows:
@@ -143,7 +142,7 @@ def search(shape: Shape, way: Way, asked: Asked) -> dict[str, Any]:
     model = shape.model.model_dump(mode="json")
     return {
         "name": "packed",
-        "proxy": proxy(shape, asked).change(cuda_graph=way.cuda_graph).model_dump(mode="json") | {"model": model},
+        "proxy": proxy(shape, asked).change(cuda_graph=way.cuda_graph).model_dump(mode="json"),
         "target": {"model": model},
         "vary": {"ranks": {"attention": ["dense", "1/4"]}},
         "search": {"trials": 4 + others, "noise_seeds": seeds, "rungs": 0, "workers": way.workers, "mps": way.mps,

@@ -15,7 +15,7 @@ from .shards import Shards, n_windows
 from .sources import DataConfig
 
 RESIDENT_BYTES = 2**30
-"""Of training tokens, that may lie on a GPU (assumption): a proxy run of 20 million takes 40 MB."""
+"""Of training tokens and their order, that may lie on a GPU (assumption): a proxy run of 20 million takes 40 MB."""
 
 
 def check_fits(shards: Shards, config: DataConfig, tokens: int, model: ModelConfig) -> None:
@@ -54,25 +54,27 @@ class Batches:
 
 
 class ResidentBatches:
-    """The same batches of some steps, cut from the windows that these read, on a device: no step waits for the host."""
+    """The same batches of some steps, cut from the windows that these read, on a device, as is which window a step reads: the
+    host neither waits nor draws an order, which cost 0.5 ms a step where 8 runs of a process drew theirs in turn."""
 
     def __init__(self, batches: Batches, steps: range, device: torch.device) -> None:
-        self.batches, self.device = batches, device
-        self.held = np.unique(np.concatenate([batches.read(step) for step in steps]))
+        read = np.stack([batches.read(step) for step in steps])  # (steps, batch)
+        held, rows = np.unique(read, return_inverse=True)
         cut = sliding_window_view(batches.tokens, batches.context + 1)[:: batches.context]  # no copy
-        self.windows = signed(cut[self.held]).to(device)  # (windows, context + 1)
+        self.windows, self.first = signed(cut[held]).to(device), steps.start  # (windows, context + 1)
+        self.rows = torch.from_numpy(rows.reshape(read.shape).astype(np.int32)).to(device)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of a step, each (batch, context) int64, on the device."""
-        rows = sent(torch.from_numpy(np.searchsorted(self.held, self.batches.read(step))), self.device)
-        block = self.windows[rows].long() & (2 ** (8 * self.windows.element_size()) - 1)
+        block = self.windows[self.rows[step - self.first]].long() & (2 ** (8 * self.windows.element_size()) - 1)
         return block[:, :-1], block[:, 1:]
 
 
 def near(batches: Batches, steps: range, device: torch.device) -> Batches | ResidentBatches:
-    """Batches for a device: on a GPU itself where what the steps read takes at most RESIDENT_BYTES, else from the host."""
+    """Batches for a device: on a GPU itself where what the steps read, and which they read, takes at most RESIDENT_BYTES, else
+    from the host."""
     read = len(range(batches.batch_size)[batches.part]) * len(steps)
-    size = min(read, batches.n_windows) * (batches.context + 1) * batches.tokens.itemsize
+    size = min(read, batches.n_windows) * (batches.context + 1) * batches.tokens.itemsize + 4 * read
     return ResidentBatches(batches, steps, device) if device.type == "cuda" and 0 < size <= RESIDENT_BYTES else batches
 
 

@@ -13,12 +13,15 @@ class DivergedError(Exception):
 class Guard:
     """Remembers the first step whose loss or gradient is not finite, and keeps every update from then on from the weights.
 
-    waits: ask the device at once, which costs nothing on a CPU. Otherwise the optimizer is told on the device to leave the
-    weights alone (found_inf of torch's fused AdamW), and check, at the next log line, says which step it was.
+    waits: ask the device at once, which costs nothing on a CPU and is its way when left out. Otherwise the optimizer is told on
+    the device to leave the weights alone (found_inf of torch's fused AdamW, of whole tensors and of parts), and check, at the
+    next log line, says which step it was.
+
+    Many processes each have a guard of their own, which all see the same: a loss and a norm that were reduced over them.
     """
 
-    def __init__(self, device: torch.device, waits: bool) -> None:
-        self.waits = waits
+    def __init__(self, device: torch.device, waits: bool | None = None) -> None:
+        self.waits = device.type == "cpu" if waits is None else waits
         self.step = torch.full((), -1, dtype=torch.int64, device=device)
         """The first bad one, 1-based; -1 without."""
         self.values = torch.zeros(2, device=device)
@@ -34,14 +37,10 @@ class Guard:
         self.values.copy_(torch.where(is_first, torch.stack((loss.detach().float(), norm.float())), self.values))
         adamw.found_inf = (self.step >= 0).float()  # pyrefly: ignore[missing-attribute]
 
-    def is_good(self) -> bool:
-        """Whether there was no bad step. Waits for the device."""
-        return self.waits or int(self.step.item()) < 0
-
     def check(self) -> None:
         """Raises DivergedError when there was a bad step. Waits for the device."""
-        if not self.is_good():
-            _check(self.values[0], self.values[1], int(self.step.item()))
+        if not self.waits and (step := int(self.step.item())) > 0:
+            _check(self.values[0], self.values[1], step)
 
 
 def _check(loss: Tensor, norm: Tensor, step: int) -> None:

@@ -39,9 +39,11 @@ def train(
     only_at: Collection[int] | None = None,
     world: World = ALONE,
     logs: Logs = UNLOGGED,
+    guard: Guard | None = None,
 ) -> Generator[Progress]:
     """Train a model from its config, one yield a step. With `out`, the config, metrics, checkpoints and the data's tokenizer go
-    there, and what a checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from.
+    there, and what a checkpoint there has done is not done again; closing the iterator early leaves a checkpoint to go on from,
+    or raises DivergedError.
 
     only_at: steps; with them the folder serves to go on from and for nothing else: it gets a checkpoint after these steps, no
     config and no metrics, and a checkpoint that cannot be written (the disk is full) is left out.
@@ -49,6 +51,8 @@ def train(
     world: the processes that train together. All take the same steps of the same batches, and end the iterator at the same one.
 
     logs: what else is told of each line of metrics, in folders beside it.
+
+    guard: the device's own way when left out.
 
     Raises DivergedError, and UserError when `out` holds the checkpoint of another config or of other data, or when it cannot be
     written; then it says which checkpoint is whole.
@@ -74,7 +78,7 @@ def train(
     part = world.part(config.batch_size)
     whole_split = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed, part)
     batches = near(whole_split, range(done, config.steps), device)
-    guard = Guard(device, waits=device.type == "cpu" or world.size > 1)
+    guard = guard or Guard(device)
     due = _eval_steps(config)
     started = time.perf_counter()
 
@@ -109,9 +113,12 @@ def train(
             yield progress
         keeper.finish()
     except (GeneratorExit, DivergedError, UserError) as ending:  # which all processes have; another error is one's own
-        if isinstance(ending, GeneratorExit) and guard.is_good():
-            keeper.save(here())
-        keeper.finish()
+        try:
+            if isinstance(ending, GeneratorExit):
+                guard.check()
+                keeper.save(here())
+        finally:
+            keeper.finish()
         raise
     finally:
         metrics.close()

@@ -85,7 +85,7 @@ def ours(config: TrainConfig, asked: Asked, tokens: np.ndarray | None = None) ->
     tokens = random_tokens(config, asked) if tokens is None else tokens
     steps = range(min(config.steps, STEPS))
     batches = near(Batches(tokens, config.model.context, config.batch_size, config.seed), steps, asked.device)
-    guard = Guard(asked.device, waits=asked.device.type == "cpu")
+    guard = Guard(asked.device)
     numbers = iter(range(config.steps))
 
     def once() -> tuple[torch.Tensor, torch.Tensor]:

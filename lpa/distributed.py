@@ -176,9 +176,7 @@ class World:
         """The model, of which every process keeps a part (FSDP2): its weights, gradients and moments, block by block. It may be
         on the meta device. bfloat16: the blocks' weights are sent, and compute, in it. The others are sent in float32, as the
         residual stream that begins with them would be bfloat16, too, and is not on one process. All are kept, and gradients
-        averaged, in float32.
-
-        Every microbatch's gradient is averaged at once: kept until the last, it would be the whole model's on each process."""
+        averaged, in float32."""
         if self.size == 1:
             return model
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # half a second that a single process saves

@@ -3,7 +3,7 @@
 import sys
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_part(tensor: Tensor) -> bool:
@@ -32,3 +32,10 @@ def whole(tensor: Tensor) -> Tensor:
         assert isinstance(tensor, DTensor)
         return tensor.full_tensor()
     return tensor
+
+
+def average_next(model: nn.Module, wanted: bool) -> None:
+    """Whether the next backward pass of a model in parts averages its gradient over the processes, and what was kept before."""
+    made = sys.modules.get("torch.distributed.fsdp")
+    if made is not None and isinstance(model, made.FSDPModule):
+        model.set_requires_gradient_sync(wanted)

@@ -25,7 +25,7 @@ from .logs import UNLOGGED, Logs
 from .metrics import Machine, Metrics, Progress, Speed, peak_flops
 from .model import Block, Decoder, fill, outline
 from .optim import optimizer, schedule, set_rate
-from .parts import whole
+from .parts import average_next, whole
 from .shards import keep_tokenizer
 from .train_config import TrainConfig
 
@@ -204,6 +204,7 @@ def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainCon
         with autocast(config, inputs.device):
             loss = model.loss(inputs[first : first + size], targets[first : first + size])
         loss = loss * (size / whole)
+        average_next(model, config.average_every == "microbatch" or first + size == whole)
         loss.backward()
         total += loss.detach()
     return total

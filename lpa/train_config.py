@@ -13,7 +13,7 @@ from .optim import OptimConfig
 from .sources import DataConfig
 
 _WATCHED = {"log_every", "checkpoint_every", "evals", "eval_steps", "test"}
-_WATCHED |= {"microbatch", "activation_checkpointing", "kernels", "cuda_graph"}
+_WATCHED |= {"microbatch", "average_every", "activation_checkpointing", "kernels", "cuda_graph"}
 """Keys that do not decide the result."""
 
 
@@ -29,6 +29,9 @@ class TrainConfig(Config):
     """Sequences a step."""
     microbatch: Annotated[int, Field(gt=0)] | None = None
     """Sequences in one forward pass (gradients are accumulated over them); batch_size when left out."""
+    average_every: Literal["microbatch", "batch"] = "microbatch"
+    """When many processes average their gradients. batch: of many microbatches about half as much is sent (in float32 a third
+    less), and each process keeps the whole model's gradient meanwhile, 4 bytes a parameter; for slow networks."""
     activation_checkpointing: bool = False
     """A block's activations are computed again in the backward pass: less memory, about a third more FLOPs, the same bits."""
     seed: Annotated[int, Field(ge=0)] = 0

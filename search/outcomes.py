@@ -20,7 +20,7 @@ from .export_readme import DENSE
 from .presets import load_config
 from .statistics import Interval, t_interval
 
-FASTER = ("kernels", "cuda_graph", "activation_checkpointing")
+FASTER = ("kernels", "cuda_graph", "average_every", "activation_checkpointing")
 """Keys that change a training's speed, and not its result."""
 
 

@@ -71,13 +71,15 @@ def a_loss_that_one_finds_not_finite_changes_no_weight_anywhere(world) -> None:
     assert not adamw.state
 
 
-class Reads(TorchDispatchMode):
-    """How often the host has asked for a value: on a GPU it waits then."""
+class Called(TorchDispatchMode):
+    """How often an operator of torch was called."""
 
-    count = 0
+    def __init__(self, operator) -> None:
+        super().__init__()
+        self.operator, self.count = operator, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
+        self.count += func is self.operator.default
         return func(*args, **kwargs or {})
 
 
@@ -94,11 +96,11 @@ def steps_with(guard, world, bad: range, reads: list[int]) -> list[list[torch.Te
         kept = norm.clone()
         if world.rank and number in bad:
             norm.fill_(torch.nan)
-        with Reads() as found:
+        with Called(torch.ops.aten._local_scalar_dense) as read:  # for which a GPU would have to be waited for
             step(model, adamw, (tokens, tokens), CONFIG, number, 1.0, world, guard)
         if world.rank and number in bad:
             norm.copy_(kept)
-        reads.append(found.count)
+        reads.append(read.count)
         after.append(local(model.parameters()))
     return after
 
@@ -163,20 +165,25 @@ def a_training_without_waits_says_at_its_next_line_everywhere_which_step_was_bad
 
 
 def gradients_are_those_of_one_process(world) -> None:
-    """With tied embeddings, microbatches, activations computed again, and a bias in the head."""
+    """With tied embeddings, microbatches that are averaged apart or together, activations computed again, and a bias in the
+    head."""
     config = CONFIG.change(microbatch=1, model=CONFIG.model.change(head_bias=True))
     stream = torch.Generator().manual_seed(1)
     inputs, targets = torch.randint(32, (2, 4, 4), generator=stream)
-    alone = build(config.model, torch.device("cpu"), 0)
+    alone = build(config.model, CPU, 0)
     loss = accumulate(alone, inputs, targets, config.change(microbatch=None))
-    model = fresh(config.change(activation_checkpointing=True), torch.device("cpu"), world)
-    part = world.part(4)
-    shared = world.mean(accumulate(model, inputs[part], targets[part], config))
-    torch.testing.assert_close(shared, loss)
-    for (name, one), (other_name, other) in zip(alone.named_parameters(), model.named_parameters(), strict=True):
-        assert name == other_name
-        assert other.grad.to_local().numel() < one.numel()
-        torch.testing.assert_close(other.grad.full_tensor(), one.grad)
+    part, groups = world.part(4), CONFIG.model.n_layers + 1
+    for every, averages in {"microbatch": 2 * groups, "batch": groups}.items():
+        its = config.change(activation_checkpointing=True, average_every=every)
+        model = fresh(its, CPU, world)
+        with Called(torch.ops.c10d._reduce_scatter_base_) as averaged:
+            shared = world.mean(accumulate(model, inputs[part], targets[part], its))
+        assert averaged.count == averages
+        torch.testing.assert_close(shared, loss)
+        for (name, one), (other_name, other) in zip(alone.named_parameters(), model.named_parameters(), strict=True):
+            assert name == other_name
+            assert other.grad.to_local().numel() < one.numel()
+            torch.testing.assert_close(other.grad.full_tensor(), one.grad)
 
 
 def weights_are_the_bits_of_one_process(world) -> None:

@@ -198,10 +198,14 @@ ALONE = World()
 def joined() -> Generator[World]:
     """The processes that torchrun has started together with this one, or this one alone."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
-    if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
+    if any(name not in os.environ for name in names):
         yield ALONE
         return
     rank, size, local_rank = (int(os.environ[name]) for name in names[:3])
+    if size == 1:
+        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun, which may start this process again
+        yield World(ledger=next(rendezvous("env://"))[0] if kept else None)
+        return
     if local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
     # without device_id, with which NCCL connects at once: for a training on CPUs, too, and in vain where a process has no GPU

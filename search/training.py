@@ -33,7 +33,9 @@ def train(config: Path, out: Path | None, steps: int | None, settings: Sequence[
             return _end(*ended, world)
         try:
             return _train(config, out or config.parent / "train", steps, settings, logs, world)
-        except SharedMistakeError as mistake:
+        except UserError as mistake:
+            if world.size > 1 and not isinstance(mistake, SharedMistakeError):
+                raise
             return _end(str(mistake), 2, world)
         except DivergedError as error:
             return _end(f"training diverged: {error}; a lower optim.lr may help", 1, world)

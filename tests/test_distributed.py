@@ -211,17 +211,27 @@ def test_a_training_goes_on_from_its_last_checkpoint_when_a_process_is_killed(
     assert told[again - 1] - told[again] < 20
 
 
+DIVERGING = ("--set", "optim.lr=1e6", "--set", "optim.lr_rule=uniform", "--set", "optim.clip=null")
+
+
 @pytest.mark.slow
-def test_a_training_that_has_diverged_is_not_trained_again_when_torchrun_starts_it_again(path: Path, tmp_path: Path) -> None:
-    diverging = ("--set", "optim.lr=1e6", "--set", "optim.lr_rule=uniform", "--set", "optim.clip=null")
-    code, text = torchrun(2, *lpanas_train(path, tmp_path / "out", *diverging), restarts=1)
-    assert code != 0
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("words", "code", "line", "steps"),
+    [(DIVERGING, 1, "training diverged: ", 1), (("--set", "model.d_model=17"), 2, "", 0)],
+    ids=["diverges", "mistake"],
+)
+def test_what_would_end_alike_is_not_trained_again_when_torchrun_starts_it_again(
+    processes: int, words: tuple[str, ...], code: int, line: str, steps: int, path: Path, tmp_path: Path
+) -> None:
+    ended, text = torchrun(processes, *lpanas_train(path, tmp_path / "out", *words), restarts=1)
+    assert ended != 0
     lines = [line for line in text.splitlines() if line.startswith("lpanas: ")]
     assert len(lines) == 2
     assert lines[0] == lines[1]
-    assert lines[0].startswith("lpanas: training diverged: ")
-    assert "exitcode  : 1" in text
-    assert text.count("step 1 of 12") == 1
+    assert lines[0].startswith(f"lpanas: {line}")
+    assert f"exitcode  : {code}" in text
+    assert text.count("step 1 of 12") == steps
 
 
 @pytest.mark.slow

@@ -16,9 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from itertools import count
-from pathlib import Path
 from typing import Any, Self
 
 from optuna.storages import RDBStorage
@@ -27,6 +25,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..lpa.config import UserError
+from .process import born, machine
 from .storage import STUDY_ATTRIBUTES
 
 KEY = "driver"
@@ -191,24 +190,6 @@ class Lease:
         of = and_(self._place, STUDY_ATTRIBUTES.c.value_json == before.text)
         with self.engine.begin() as connection:
             return connection.execute(update(STUDY_ATTRIBUTES).where(of).values(value_json=after.text)).rowcount == 1
-
-
-@cache
-def machine() -> str:
-    """The same for two processes that can see each other: one boot of one kernel, one space of process numbers."""
-    try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # no Linux
-        return platform.node()
-
-
-def born(pid: int) -> str:
-    """When a process started; empty where that cannot be seen, `ended` for one that only waits to be taken note of."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return ""
-    return "ended" if state in "ZX" else rest[18]
 
 
 def _user() -> str:

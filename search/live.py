@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
 from .drive import Runs
-from .lease import born, machine
+from .process import born, machine
 from .proxy import Job, Record
 
 Phase = Literal["starting", "searching", "stopping", "stopped", "ended"]

@@ -9,8 +9,8 @@ from ..lpa.config import UserError
 from . import live
 from .confirmation import Confirmation
 from .folder import study_in
-from .lease import born, machine
 from .ledger import SEARCH
+from .process import born, machine
 from .results import Results, read_study
 from .verdict import read_verdict
 

@@ -1,16 +1,37 @@
-"""The Multi-Process Service that workers of one GPU share; a program in NVIDIA's place writes down what it is told."""
+"""The Multi-Process Service that workers of one GPU share; a program in NVIDIA's place starts and ends a process, and writes
+down what it is told."""
 
 import os
+import signal
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from launching import started
 from lpanas.lpa.config import UserError
 from lpanas.search import mps
+from lpanas.search.process import born
 
 PROGRAM = """#!/bin/bash
 folders=$(ls -d "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY" | wc -l)
 echo "${{CUDA_VISIBLE_DEVICES-}}$@ | $(cat) | $CUDA_MPS_PIPE_DIRECTORY | $folders" >> {told}
+if [ {code} = 0 ] && [ "$*" = -d ]; then
+    setsid sleep 1000 < /dev/null > /dev/null 2>&1 &
+    echo $! > "$CUDA_MPS_PIPE_DIRECTORY/pid"
+elif [ {code} = 0 ]; then
+    kill "$(cat "$CUDA_MPS_PIPE_DIRECTORY/pid")"
+fi
 exit {code}
+"""
+DRIVER = """
+import time
+from lpanas.search.mps import serving
+with serving(wanted=True) as environment:
+    print(environment["CUDA_MPS_PIPE_DIRECTORY"], flush=True)
+    time.sleep(1000)
 """
 
 
@@ -18,6 +39,36 @@ exit {code}
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the program heard, a line a call."""
     return installed(tmp_path, monkeypatch, 0)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a service's folder lies."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)  # which is read once
+    return folder
+
+
+@contextmanager
+def driver() -> Generator[tuple[int, Path]]:
+    """A process with a service, and the folder of the service's pipes."""
+    with started([sys.executable, "-c", DRIVER]) as it:
+        assert it.stdout
+        yield it.pid, Path(it.stdout.readline().strip())
+
+
+def service(pipes: Path) -> int:
+    """Its process."""
+    return int((pipes / "pid").read_text())
+
+
+def lives(pid: int) -> bool:
+    """Whether a process goes on; one that was told to end has a moment for it."""
+    until = time.monotonic() + 0.2
+    while born(pid) not in ("", "ended") and time.monotonic() < until:
+        time.sleep(0.01)
+    return born(pid) not in ("", "ended")
 
 
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> Path:
@@ -46,10 +97,48 @@ def test_it_ends_although_the_search_failed(told: Path) -> None:
     assert "quit" in told.read_text()
 
 
-def test_a_service_that_does_not_end_is_said_in_a_line(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with mps.serving(wanted=True):
+def test_a_service_that_does_not_end_is_said_in_a_line_and_keeps_its_folder(
+    told: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mps.serving(wanted=True) as environment:
         told.parent.joinpath("bin", "nvidia-cuda-mps-control").write_text("#!/bin/bash\nexit 1\n")
     assert "nvidia-cuda-mps-control failed" in capsys.readouterr().err
+    pid = service(Path(environment["CUDA_MPS_PIPE_DIRECTORY"]))
+    assert lives(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_what_a_killed_driver_has_left_is_ended_by_the_next_one_and_nobody_elses(
+    wanted: bool, told: Path, temporary: Path
+) -> None:
+    with driver() as (killed, left), driver() as (_, other):
+        os.kill(killed, signal.SIGKILL)
+        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+        (temporary / f"{mps.PREFIX}begun").mkdir()  # by a driver that has not yet written its name there
+        elsewhere = temporary / f"{mps.PREFIX}elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / mps.OWNER).write_text(f"another-machine {killed} 1")
+        pid = service(left)
+        assert lives(pid)
+        with mps.serving(wanted):
+            assert not lives(pid)
+            assert lives(service(other))
+        assert f" | quit | {left} | 2" in told.read_text()
+        assert {path.name for path in temporary.iterdir()} == {f"{mps.PREFIX}begun", elsewhere.name, other.parent.name}
+
+
+def test_the_folder_of_a_service_that_is_gone_with_its_driver_is_removed(
+    told: Path, temporary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with driver() as (killed, left):
+        os.kill(service(left), signal.SIGKILL)
+        os.kill(killed, signal.SIGKILL)
+        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+        mps.end_left()
+        assert list(temporary.iterdir()) == []
+        assert capsys.readouterr().err == ""
+    assert told.exists()
 
 
 def test_nothing_starts_where_it_is_not_wanted_or_one_is_named(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:

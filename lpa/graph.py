@@ -48,7 +48,6 @@ class Graphed:
 
     def _captured(self, inputs: Tensor, targets: Tensor) -> torch.cuda.CUDAGraph:
         self.inputs, self.targets = inputs.clone(), targets.clone()
-        torch.cuda.empty_cache()  # the graph takes memory of its own
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
             self.loss = self.add(self.inputs, self.targets)

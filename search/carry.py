@@ -14,9 +14,10 @@ from ..lpa.model_config import ModelConfig
 from ..lpa.optim import OptimConfig, multiplier
 from ..lpa.placement import Placement
 from ..lpa.train_config import TrainConfig
+from .candidate import Candidate
 from .presets import named_shape
-from .proxy import Record
-from .space import Candidate, Space
+from .record import Record
+from .space import Space
 
 EVALS, VALID_MOST, VALID_SHARE = 100, 2**20, 1000
 """Evaluations of a target, each on a thousandth of the training tokens but on no more than 2^20: as a forward pass is a third

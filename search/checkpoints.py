@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from .proxy import Job, Record
+from .record import Job, Record
 
 CHECKPOINTS = "checkpoints"
 KEPT_BYTES = 16 * 2**30

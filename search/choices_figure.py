@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 
 from .figure import COSTS, Figure, some_of, varied
 from .page import COLOURS, LAYOUT, LEGEND, SYMBOLS, plain
-from .proxy import Record
 from .readable import readable
+from .record import Record
 from .results import Results
 
 LINES = 300

@@ -14,7 +14,7 @@ from ..lpa.config import UserError
 from ..lpa.model_config import ModelConfig
 from .folder import DATABASE, storage_url, study_in
 from .ledger import open_ledger
-from .proxy import Record
+from .record import Record
 from .results import Results, read_study
 
 MOST = 8

@@ -21,7 +21,7 @@ from .course import Contest, Course, Pairs
 from .finding import Finding, estimate, findings
 from .ladder import ladder
 from .protocol import WINNER, Control, Match, VersusFamily
-from .proxy import Record
+from .record import Record
 from .space import Space
 from .sweep import Rate
 from .variants import Variant, sized, sizes

@@ -18,7 +18,7 @@ from .ledger import CONFIRM, Ledger
 from .outlook import check_budget
 from .presets import load_space
 from .protocol import WINNER
-from .proxy import Job, Recipe
+from .record import Job, Recipe
 from .results import read_study
 from .space import Space
 from .sweep import Cell

@@ -16,7 +16,7 @@ import numpy as np
 
 from .claim import Comparison, Family, family_of, gather
 from .protocol import Match, Versus, VersusFamily
-from .proxy import Record
+from .record import Record
 from .space import Space
 from .sweep import Cell, Rate, Sweep
 from .variants import Variant

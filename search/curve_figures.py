@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from .figure import LOSS, Figure, digits, some_of, span
 from .page import COLOURS, LAYOUT, LEGEND, LOW_RANK, SYMBOLS
-from .proxy import Record
 from .readable import readable
+from .record import Record
 from .results import Results
 
 CURVES = 200

@@ -25,7 +25,7 @@ from .figure import titled
 from .front_figures import front_figure
 from .ledger import SEARCH
 from .live import EVERY, Moment
-from .proxy import Record
+from .record import Record
 from .results import Results
 
 HOST, PORT, PORTS = "127.0.0.1", 8080, 20

@@ -12,7 +12,8 @@ from ..lpa.train_config import TrainConfig
 from . import checkpoints as kept
 from .executor import Executor, Seat
 from .ledger import Ledger
-from .proxy import Advanced, Fault, Job, Record, Trained, as_trained
+from .proxy import as_trained
+from .record import Advanced, Fault, Job, Record, Trained
 from .space import Space
 
 MOST_LOST = 3

@@ -8,10 +8,10 @@ from typing import Any
 from ..lpa.config import UserError
 from ..lpa.model_config import ModelConfig
 from .anchored import anchored
+from .candidate import STEP_SECONDS
 from .confirmation import Confirmation
-from .proxy import Record
+from .record import Record
 from .results import Results
-from .space import STEP_SECONDS
 from .stored import read_space
 from .summary import step_times
 from .variants import Variant, variants

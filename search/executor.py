@@ -19,7 +19,8 @@ from ..lpa.shards import read_shards
 from ..lpa.train_config import TrainConfig
 from . import mps as mps_service
 from . import nursery
-from .proxy import Advanced, Fault, Job, Message, Record, run_proxy
+from .proxy import run_proxy
+from .record import Advanced, Fault, Job, Message, Record
 
 EXIT_SECONDS = 5.0
 """From the end of a worker's pipe to its own end (assumption; measured: milliseconds)."""

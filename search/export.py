@@ -21,7 +21,7 @@ from .evidence import Evidence, evidence, words
 from .export_readme import DENSE, SLURM, readme, slurm
 from .forms import retire
 from .predict import Assumed, Prediction, lines, predict
-from .proxy import Record
+from .record import Record
 from .replacing import replace_config, replace_script
 from .results import Results
 from .rules import rules

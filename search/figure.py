@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..lpa.placement import parse_rank
-from .proxy import Record
+from .record import Record
 from .results import Results
 from .space import Space
 

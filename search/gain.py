@@ -8,9 +8,10 @@ from random import Random
 import numpy as np
 
 from ..lpa.placement import parse_rank
+from .candidate import Candidate, Costs
 from .pareto import non_dominated
-from .proxy import Known
-from .space import Candidate, Costs, Space
+from .record import Known
+from .space import Space
 from .surrogate import expected_gain, fit, foretell
 
 POOL = 1024

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .proxy import Record
 from .readable import guessing
+from .record import Record
 from .results import Results
 
 PART = 0.02

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 from ..lpa.config import UserError
 from . import lease
 from .protocol import BUDGET_KEYS
-from .proxy import Job, Record
+from .record import Job, Record
 from .space import Space
 from .storage import FAILURES, attributes, failed, has_tables, open_storage, patiently, shown, write_params
 

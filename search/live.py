@@ -13,7 +13,7 @@ from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
 from .drive import Runs
 from .process import born, machine
-from .proxy import Job, Record
+from .record import Job, Record
 
 Phase = Literal["starting", "searching", "stopping", "stopped", "ended"]
 """starting: again, no run has begun; stopping: the user has asked for the end; stopped: before the budget was spent."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from .proxy import Record
+from .record import Record
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from ..lpa.linear import matmul_params
 from ..lpa.model_config import ModelConfig
 from .figure import COSTS, Figure
 from .page import LAYOUT
-from .proxy import Record
+from .record import Record
 from .results import Results
 
 ROW, MOST_ROW = 26, 640

@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 from .figure import Figure, digits, span
 from .page import COLOURS, LAYOUT, LEGEND, LOW_RANK, SYMBOLS
 from .pareto import hypervolume_history
-from .proxy import Record
 from .readable import guessing, readable
+from .record import Record
 from .results import Results
 from .timeline import clock
 

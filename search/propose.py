@@ -9,11 +9,12 @@ from random import Random
 
 import numpy as np
 
+from .candidate import Candidate
 from .gain import AGAIN, DRAWN, NEIGHBOURS, POOL, by_gain, near, pool
-from .proxy import Job, Known, Refusal
+from .record import Job, Known, Refusal
 from .rungs import order
 from .sampling import RungStudies
-from .space import Candidate, Space
+from .space import Space
 
 ASKS = 10
 """Proposals that are asked for before an untried point is drawn at random (assumption)."""

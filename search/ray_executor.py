@@ -15,8 +15,9 @@ from . import ray_cluster
 from .budget import Budget
 from .executor import Seat, Setup, lost
 from .nursery import end_with_parent
-from .proxy import Advanced, Fault, Job, Message, Record, run_proxy
+from .proxy import run_proxy
 from .ray_cluster import RayActorError, RayError, RayTaskError, ray
+from .record import Advanced, Fault, Job, Message, Record
 
 MOST_STARTS = 3
 """Actors of one worker that may die in a row before one has started (assumption)."""

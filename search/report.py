@@ -20,7 +20,7 @@ from .importance_figures import importance_figure
 from .page import CONFIG, rendered, text_of
 from .placement_figure import placement_figure
 from .progress_figures import progress_figure
-from .proxy import Record
+from .record import Record
 from .results import Results, write_tables
 from .timeline import timeline_figure
 from .wording import claim, headline

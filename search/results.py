@@ -13,7 +13,7 @@ from ..lpa.files import replace_text
 from . import noise, pareto
 from .folder import RECORDS
 from .ledger import NOISE, SEARCH, Ledger
-from .proxy import Record
+from .record import Record
 from .space import Space
 from .stored import read_folder
 

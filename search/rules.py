@@ -9,7 +9,7 @@ from ..lpa.optim import OptimConfig
 from ..lpa.shards import read_shards
 from ..lpa.train_config import TrainConfig
 from .carry import VALID_MOST, VALID_SHARE, bands_of, rank_lines, rates, rebalance_of
-from .proxy import Record
+from .record import Record
 from .space import Space
 
 HOFFMANN = "Hoffmann et al., arXiv 2203.15556"

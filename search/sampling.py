@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from .proxy import Known
+from .record import Known
 from .space import Space
 
 POPULATION = 16

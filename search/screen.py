@@ -15,7 +15,7 @@ from . import live, wording
 from .confirm import Confirming
 from .confirmation import Confirmation
 from .drive import Runs
-from .proxy import Record
+from .record import Record
 from .results import Results
 from .study import State, Watcher
 from .terminal import console, duration

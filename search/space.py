@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice, product
@@ -10,103 +9,24 @@ from random import Random
 from typing import Annotated, Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from pydantic import BeforeValidator, Field, InstanceOf, ValidationError, model_validator
+from pydantic import Field, InstanceOf, ValidationError, model_validator
 
 from ..lpa.config import Config, first_mistake, nearest
-from ..lpa.cost import Rebalance, cost, rebalance
-from ..lpa.linear import FactorActivation
+from ..lpa.cost import cost, rebalance
 from ..lpa.model_config import ModelConfig
 from ..lpa.placement import ATTENTION, FFN, Placement, Rank, parse_projections, parse_rank, rank_text
 from ..lpa.step_table import StepTable
 from ..lpa.train_config import TrainConfig
-from .budget import Budget, Listed, RankChoice, check_groups
+from .budget import Budget, Listed
+from .candidate import COSTS, FORMULAS, STEP_SECONDS, Candidate, Costs
 from .protocol import Protocol
 from .rungs import rung_steps
+from .sections import LIMIT, Arms, Limit, Target, Vary
 
-FORMULAS = ("flops_per_token", "params", "memory_bytes")
-"""Costs that are known of any model."""
-STEP_SECONDS = "step_seconds"
-"""The one that is measured."""
-COSTS = (*FORMULAS, STEP_SECONDS)
-Costs = Mapping[str, int | float]
-LIMIT = r"(\d+\.?\d*(?:[eE][-+]?\d+)?)(?: ?x ?dense)?"
 ENUMERATED = 4096
 """Spaces up to this size are looked at point by point, larger ones by this many random points."""
 PROBED = 200
 """Points that are tried, besides the corners, before limits count as contradictory."""
-
-
-def _limit(value: object) -> str:
-    text = " ".join(str(value).split())
-    if isinstance(value, bool) or not re.fullmatch(LIMIT, text):
-        raise ValueError(f"expected a number or '1.0 x dense', found '{value}'")
-    return text
-
-
-Limit = Annotated[str, BeforeValidator(_limit)]
-"""`1.0 x dense`, or a number."""
-
-
-class Vary(Config):
-    """What the search may choose."""
-
-    ranks: dict[str, tuple[RankChoice, ...]]
-    """For each group of projections (attention, ffn, both, or names such as `q,k`) its choices: dense, 1/4, 1/8, ...
-    Projections in no group stay dense."""
-    bands: Annotated[int, Field(gt=0)] = 1
-    """Equal bands of depth, each with ranks of its own."""
-    rebalance: tuple[Rebalance, ...] = ("none",)
-    """What the saved parameters buy."""
-    factor_activation: tuple[FactorActivation, ...] = ("none",)
-    """Between the factors of every low-rank projection."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        check_groups(self.ranks)
-        for group, choices in self.ranks.items():
-            if len(set(choices)) < len(choices) or not choices:
-                raise ValueError(f"ranks.{group}: expected different choices, found {', '.join(choices) or 'none'}")
-        for name in ("rebalance", "factor_activation"):
-            if len(set(getattr(self, name))) < max(1, len(getattr(self, name))):
-                raise ValueError(f"{name}: a choice stands twice")
-        if not all((self.ranks, self.rebalance, self.factor_activation)):
-            raise ValueError("nothing to choose from: an empty list")
-        return self
-
-
-class Arms(Config):
-    """The ranks of the reference arms: attention, ffn, and both at once; the dense arm has none."""
-
-    attention: RankChoice = "1/4"
-    ffn: RankChoice = "1/4"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in ("attention", "ffn"):
-            if getattr(self, name) == "dense":
-                raise ValueError(f"{name}: expected a rank, found dense")
-        return self
-
-
-class Target(Config):
-    """The full shape, whose cost counts and which is exported, and how it would be trained."""
-
-    model: ModelConfig
-    microbatch: Annotated[int, Field(gt=0)] = 16
-    """Sequences in one forward pass; decides memory_bytes."""
-    batch_size: Annotated[int, Field(gt=0)] = 128
-    """Sequences a step (128 x 1024 tokens: as many as the LPA 130M setting's 512 x 256)."""
-    step_times: str | None = None
-    """Where step_seconds is a cost: a file of `lpanas show SPACE --step-times FILE`, made on the device whose seconds count.
-    Measured when the search begins, on a device like the one that it trains on, when left out."""
-    tokens_per_param: Annotated[float, Field(gt=0)] = 20.0
-    """Training tokens for each parameter of the dense target (20: Hoffmann et al., arXiv 2203.15556)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.batch_size % self.microbatch:
-            raise ValueError(f"microbatch: {self.microbatch} does not divide batch_size {self.batch_size}")
-        return self
 
 
 class Space(Config):
@@ -277,7 +197,7 @@ class Space(Config):
             ranks = {name: pick(choices, key=_size) for name, choices in self.choices.items() if name.startswith("rank")}
             yield ranks | {"rebalance": rule, "factor_activation": activation}
 
-    def candidate(self, params: Mapping[str, str]) -> "Candidate":
+    def candidate(self, params: Mapping[str, str]) -> Candidate:
         """The candidate at a point of the space."""
         bands = [
             {
@@ -289,7 +209,7 @@ class Space(Config):
         ]
         return self._candidate(dict(params), bands, params["rebalance"], params["factor_activation"])
 
-    def arm(self, name: str) -> "Candidate":
+    def arm(self, name: str) -> Candidate:
         """A reference arm: one rank in the sublayers that it names, without rebalance. With its parameters where the space
         has such a point, and without any where it has not."""
         ranks = {
@@ -300,11 +220,11 @@ class Space(Config):
         }
         return self._at_its_point([ranks], "none", "none")
 
-    def listed(self, listed: Listed) -> "Candidate":
+    def listed(self, listed: Listed) -> Candidate:
         """A placement that the user asks for; with its parameters where the space has such a point."""
         return self._at_its_point(listed.bands, listed.rebalance, listed.factor_activation)
 
-    def _at_its_point(self, bands: Sequence[Mapping[str, Rank]], rule: Any, activation: Any) -> "Candidate":
+    def _at_its_point(self, bands: Sequence[Mapping[str, Rank]], rule: Any, activation: Any) -> Candidate:
         """The candidate, with its parameters where the space has such a point."""
         candidate = self._candidate({}, bands, rule, activation)
         params = {"rebalance": rule, "factor_activation": activation}
@@ -319,9 +239,7 @@ class Space(Config):
             return candidate
         return self.candidate(params)
 
-    def _candidate(
-        self, params: dict[str, str], bands: Sequence[Mapping[str, Rank]], rule: Any, activation: Any
-    ) -> "Candidate":
+    def _candidate(self, params: dict[str, str], bands: Sequence[Mapping[str, Rank]], rule: Any, activation: Any) -> Candidate:
         models = []
         for model in (self.proxy.model, self.target.model):
             placed = model.change(placement=Placement.from_bands(model.n_layers, bands), factor_activation=activation)
@@ -338,25 +256,6 @@ class Space(Config):
         if self.step_times is not None:
             found[STEP_SECONDS] = self.step_times.step_seconds(target, self.target.model.d_ff, self.target.batch_size)
         return found
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A point of the space as two models, with what the larger one costs."""
-
-    params: dict[str, str]
-    """The point, or nothing for an arm that lies outside of the space."""
-    proxy: ModelConfig
-    target: ModelConfig
-    costs: dict[str, int | float]
-    """At the target, by name."""
-    feasible: bool
-    """Whether the costs keep to the space's limits."""
-
-    @cached_property
-    def trained(self) -> str:
-        """What is trained, as text: candidates with equal texts are one."""
-        return self.proxy.model_dump_json()
 
 
 def rank_key(group: str, band: int, bands: int) -> str:

@@ -10,7 +10,7 @@ from . import timetable
 from .folder import DATABASE, RECORDS, SPACE, WORDS, storage_url, study_in
 from .ledger import SEARCH, open_ledger
 from .presets import parse_space
-from .proxy import Record
+from .record import Record
 from .space import Space
 
 

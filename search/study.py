@@ -9,13 +9,14 @@ import numpy as np
 
 from . import noise
 from .budget import ARMS
+from .candidate import Candidate
 from .drive import Runs, drive
 from .executor import Executor
 from .ledger import NOISE, SEARCH, Ledger
 from .propose import Proposer
-from .proxy import Advanced, Job, Known, Record
+from .record import Advanced, Job, Known, Record
 from .rungs import goes_on
-from .space import Candidate, Space
+from .space import Space
 
 WORKERS_A_JOB = 16
 """Workers for each job that is made before one of them asks for it, so that it need not wait for a proposal: what the runs that

@@ -4,7 +4,7 @@ from collections import Counter
 
 from ..lpa.model_config import ModelConfig
 from .budget import ARMS
-from .proxy import Record
+from .record import Record
 from .results import Results
 from .space import Space
 

@@ -16,14 +16,15 @@ from ..lpa.train import Progress, is_bfloat16, precision
 from ..lpa.train_config import TrainConfig
 from . import characters, compare_words, outcome_words, summary, timetable, wording
 from .budget import ARMS
+from .candidate import STEP_SECONDS
 from .compare import Comparison
 from .compare_rows import study_rows, winner_rows
 from .confirmation import ComparisonResult, Confirmation
 from .outcomes import Outcome
 from .outlook import outlook
-from .proxy import Record
+from .record import Record
 from .results import Results
-from .space import STEP_SECONDS, Space
+from .space import Space
 
 WIDTH = 120
 """Columns where there is no terminal to ask."""

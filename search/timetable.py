@@ -31,9 +31,10 @@ from ..lpa.step_table import FOLDER, StepTable, read_table, step_table
 from ..lpa.train_config import TrainConfig
 from .apart import Say, Work, apart, measuring
 from .budget import ARMS
+from .candidate import STEP_SECONDS
 from .carry import train_config
 from .ledger import SEARCH, Ledger
-from .space import STEP_SECONDS, Space
+from .space import Space
 from .widths import Place
 
 FILE = "step_times.json"

@@ -15,7 +15,7 @@ from ..lpa.placement import Placement
 from ..lpa.train_config import TrainConfig
 from .budget import ARMS, Listed
 from .protocol import WITHIN, Control, Match, Size, missed
-from .proxy import Recipe, Record, trained
+from .record import Recipe, Record, trained
 from .space import Space, rank_key
 
 WARMUP = 0.05

@@ -13,7 +13,7 @@ from .conclude import conclude
 from .confirmation import Confirmation
 from .folder import RECORDS
 from .ledger import CONFIRM
-from .proxy import Record
+from .record import Record
 from .space import Space
 from .stored import read_folder
 from .variants import variants

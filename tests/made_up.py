@@ -9,7 +9,7 @@ from lpanas.lpa.config import override, parse_yaml
 from lpanas.search.confirm import job_of
 from lpanas.search.course import Course
 from lpanas.search.presets import parse_space
-from lpanas.search.proxy import Job, Record
+from lpanas.search.record import Job, Record
 from lpanas.search.variants import variants
 from making import TINY
 

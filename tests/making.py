@@ -4,9 +4,10 @@ import signal
 from collections.abc import Callable
 
 from lpanas.lpa.config import override, parse_yaml
+from lpanas.search.candidate import Candidate
 from lpanas.search.presets import parse_space
-from lpanas.search.proxy import Job, Measured, Record
-from lpanas.search.space import Candidate, Space
+from lpanas.search.record import Job, Measured, Record
+from lpanas.search.space import Space
 
 Call = Callable[..., tuple[int, str, str]]
 """The command line: words -> exit code, standard output, standard error."""

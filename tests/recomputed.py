@@ -9,7 +9,7 @@ import pandas as pd
 from lpanas.lpa.cost import body_params, flops_per_token
 from lpanas.lpa.model import build
 from lpanas.search.presets import load_space
-from lpanas.search.proxy import Record
+from lpanas.search.record import Record
 from lpanas.search.variants import sized, sizes
 from page_tables import UNKNOWN, right, tables
 from recomputed_arms import paired, percent, t_ends

@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from lpanas.search.executor import Seat
 from lpanas.search.ledger import NOISE, SEARCH, Ledger
-from lpanas.search.proxy import Advanced, Job, Measured, Record
+from lpanas.search.record import Advanced, Job, Measured, Record
 from lpanas.search.study import search
 from making import tiny_space
 from optuna.storages import InMemoryStorage

@@ -3,7 +3,7 @@
 import json
 from random import Random
 
-from lpanas.search.proxy import Measured
+from lpanas.search.record import Measured
 from lpanas.search.results import Results
 from making import arm_records, ended, job, tiny_space
 

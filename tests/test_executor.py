@@ -10,7 +10,8 @@ import torch
 from lpanas.lpa.train import train
 from lpanas.search.budget import ARMS
 from lpanas.search.executor import LocalExecutor
-from lpanas.search.proxy import Advanced, Fault, Record, Trained, is_out_of_memory, run_proxy
+from lpanas.search.proxy import is_out_of_memory, run_proxy
+from lpanas.search.record import Advanced, Fault, Record, Trained
 from making import job, same, tiny_space
 
 SPACE = tiny_space()

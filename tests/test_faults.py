@@ -3,7 +3,7 @@
 import pytest
 from lpanas.search.drive import half_microbatch
 from lpanas.search.ledger import NOISE, Ledger
-from lpanas.search.proxy import Advanced, Fault, Trained
+from lpanas.search.record import Advanced, Fault, Trained
 from lpanas.search.study import search
 from making import tiny_space
 from scripted import BANDS, END, RUNG, SPREAD, Kept, Scripted

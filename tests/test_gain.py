@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from lpanas.search.gain import DRAWN, MOST, NEIGHBOURS, POOL, by_gain, features, near, pool
 from lpanas.search.propose import Proposer
-from lpanas.search.proxy import Known
+from lpanas.search.record import Known
 from making import arm_records, ended, job, point, tiny_space
 
 FREE = "vary.ranks={q: [dense, 1/4, 1/8], k: [dense, 1/4, 1/8], v: [dense, 1/4, 1/8], ffn: [dense, 1/2, 1/4]}"

@@ -19,7 +19,7 @@ from lpanas.lpa.train import train
 from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.budget import ARMS
 from lpanas.search.presets import parse_space
-from lpanas.search.proxy import Measured, Record
+from lpanas.search.record import Measured, Record
 from making import record
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"

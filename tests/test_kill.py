@@ -13,7 +13,7 @@ from typing import IO
 import pytest
 import yaml
 from lpanas.lpa.data import DataConfig
-from lpanas.search.proxy import Record
+from lpanas.search.record import Record
 from lpanas.search.results import read_study
 from lpanas.search.stored import read_records
 from making import TINY, hear_interrupts

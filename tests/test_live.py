@@ -5,7 +5,7 @@ import pytest
 from lpanas.lpa.config import UserError
 from lpanas.search import live
 from lpanas.search.executor import Seat
-from lpanas.search.proxy import Trained
+from lpanas.search.record import Trained
 from lpanas.search.study import State
 from making import arm_records, job, stop_at, tiny_space
 from scripted import Kept

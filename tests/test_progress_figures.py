@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from lpanas.search.pareto import hypervolume
 from lpanas.search.progress_figures import progress_figure, progress_rows
-from lpanas.search.proxy import Measured
+from lpanas.search.record import Measured
 from lpanas.search.results import Results
 from making import ended, job, record, tiny_space
 

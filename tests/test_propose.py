@@ -4,7 +4,7 @@ from random import Random
 import pytest
 from lpanas.search.budget import ARMS
 from lpanas.search.propose import Proposer
-from lpanas.search.proxy import Known, Record
+from lpanas.search.record import Known, Record
 from making import arm_records, ended, job, point, tiny_space
 
 SAMPLERS = pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random", "grid"])

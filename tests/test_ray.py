@@ -18,7 +18,7 @@ from lpanas.search.budget import ARMS
 from lpanas.search.confirm import confirm
 from lpanas.search.executor import LocalExecutor, Setup
 from lpanas.search.ledger import CONFIRM, Ledger, open_ledger
-from lpanas.search.proxy import Advanced, Fault, Record
+from lpanas.search.record import Advanced, Fault, Record
 from lpanas.search.results import read_study
 from lpanas.search.study import search
 from lpanas.search.variants import variants

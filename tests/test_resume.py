@@ -13,7 +13,8 @@ from lpanas.lpa.train import train
 from lpanas.search.checkpoints import trim
 from lpanas.search.executor import LocalExecutor, Setup
 from lpanas.search.ledger import NOISE, SEARCH, Ledger
-from lpanas.search.proxy import Advanced, run_proxy
+from lpanas.search.proxy import run_proxy
+from lpanas.search.record import Advanced
 from lpanas.search.study import search
 from making import job, same, tiny_space
 from optuna.storages import InMemoryStorage

@@ -5,7 +5,7 @@ from lpanas.lpa.config import UserError
 from lpanas.search.budget import ARMS
 from lpanas.search.executor import LocalExecutor, lost
 from lpanas.search.ledger import NOISE, SEARCH, open_ledger
-from lpanas.search.proxy import Advanced, Record
+from lpanas.search.record import Advanced, Record
 from lpanas.search.study import search
 from making import plain, stop_at, tiny_space
 from scripted import Crowd, Kept, Rungs

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from lpanas.search.proxy import Measured
+from lpanas.search.record import Measured
 from lpanas.search.results import Results
 from lpanas.search.timeline import LOOKS, busy, clock, timeline_figure, timeline_rows
 from making import ended, job, point, tiny_space

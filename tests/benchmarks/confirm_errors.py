@@ -26,7 +26,7 @@ from lpanas.search.claim import Verdict, gather, together, verdicts
 from lpanas.search.confirm import job_of
 from lpanas.search.course import Cell, Contest, Course
 from lpanas.search.presets import parse_space
-from lpanas.search.proxy import Job, Record
+from lpanas.search.record import Job, Record
 from lpanas.search.sequential import LEVELS
 from lpanas.search.space import Space
 from lpanas.search.statistics import t_power

@@ -42,7 +42,7 @@ from lpanas.search.checkpoints import CHECKPOINTS
 from lpanas.search.folder import LOCK, storage_url, study_name
 from lpanas.search.ledger import open_ledger
 from lpanas.search.presets import load_space
-from lpanas.search.proxy import Record
+from lpanas.search.record import Record
 from lpanas.search.results import Results, read_study
 from lpanas.search.space import Space
 from optuna.trial import FrozenTrial

@@ -22,11 +22,12 @@ from subprocess import run
 
 from lpanas.lpa.placement import parse_rank
 from lpanas.search.budget import ARMS
+from lpanas.search.candidate import Candidate
 from lpanas.search.folder import driven, storage_url
 from lpanas.search.ledger import NOISE, SEARCH, Ledger, open_ledger
 from lpanas.search.presets import load_space
-from lpanas.search.proxy import Job, Measured, Record
-from lpanas.search.space import Candidate, Space
+from lpanas.search.record import Job, Measured, Record
+from lpanas.search.space import Space
 
 LIMIT = 10.0
 """Seconds that opening, proposing and reporting may take each."""

@@ -27,7 +27,7 @@ from lpanas.search import live, study
 from lpanas.search.executor import LocalExecutor, Worker
 from lpanas.search.folder import driven
 from lpanas.search.presets import load_space
-from lpanas.search.proxy import Advanced, Job, Measured, Record, Trained
+from lpanas.search.record import Advanced, Job, Measured, Record, Trained
 
 REPORT = 0.1
 """Seconds between two reports of a worker."""

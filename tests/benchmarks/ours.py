@@ -5,7 +5,7 @@ from functools import partial
 
 from lpanas.search.executor import Seat
 from lpanas.search.ledger import NOISE, Ledger
-from lpanas.search.proxy import Advanced, Job, Record
+from lpanas.search.record import Advanced, Job, Record
 from lpanas.search.study import search
 from optuna.storages import InMemoryStorage
 from replay import Replay, Run, Searcher

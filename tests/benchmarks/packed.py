@@ -19,7 +19,7 @@ from lpanas.lpa.train import train
 from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.noise import measure
 from lpanas.search.presets import named_shape
-from lpanas.search.proxy import Record
+from lpanas.search.record import Record
 from lpanas.search.stored import read_records
 from staged import Rows, output
 

@@ -14,7 +14,7 @@ from lpanas.search import noise
 from lpanas.search.ledger import NOISE, SEARCH
 from lpanas.search.pareto import hypervolume, non_dominated
 from lpanas.search.presets import parse_space
-from lpanas.search.proxy import Record
+from lpanas.search.record import Record
 from lpanas.search.space import Space
 
 MARGIN = 0.01

@@ -31,9 +31,10 @@ from lpanas.lpa.step_time import Stepper
 from lpanas.lpa.train import is_bfloat16
 from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.budget import ARMS
+from lpanas.search.candidate import Candidate
 from lpanas.search.carry import train_config
 from lpanas.search.presets import load_space
-from lpanas.search.space import Candidate, Space
+from lpanas.search.space import Space
 from lpanas.search.timetable import asked
 
 GIB = 2**30

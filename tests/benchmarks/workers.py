@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from subprocess import run
 
-from lpanas.search.proxy import Measured
+from lpanas.search.record import Measured
 from lpanas.search.stored import read_records
 
 SAME_RUNS = ["--set", "search.sampler=random", "--set", "search.rungs=0"]

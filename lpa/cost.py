@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from .linear import matmul_params
 from .model_config import ModelConfig
+from .train_config import TrainConfig
 
 Rebalance = Literal["none", "params", "flops"]
 
@@ -48,6 +49,11 @@ def cost(config: ModelConfig, microbatch: int, item: int = 2, recomputes: bool =
     copies = 2 * (sum(_body_matmuls(config)) + config.vocab_size * config.d_model) if item == 2 else 0
     memory = 16 * params + copies + tokens * activation_bytes_per_token(config, item, recomputes)
     return Cost(params, body, flops_per_token(config), memory)
+
+
+def training_cost(config: TrainConfig, item: int = 2) -> Cost:
+    """The cost of a training. item: as in cost."""
+    return cost(config.model, config.microbatch or config.batch_size, item, config.activation_checkpointing)
 
 
 def body_params(config: ModelConfig) -> int:
@@ -117,11 +123,8 @@ def rebalance(config: ModelConfig, rule: Rebalance) -> ModelConfig:
     measure = body_params if rule == "params" else flops_per_token
     budget = measure(config.dense())
     for d_ff in range(_bound(config, measure, budget), config.d_ff, -config.ffn_multiple):
-        try:
-            wide = config.change(d_ff=d_ff)
-        except ValueError:  # a rank that saves nothing at this width
-            continue
-        if measure(wide) <= budget:
+        wide = config.wide(d_ff)
+        if wide is not None and measure(wide) <= budget:
             return wide
     return config
 

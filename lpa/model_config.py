@@ -56,7 +56,8 @@ class ModelConfig(Config):
     rank_multiple: Size = 64
     """Rank fractions resolve to multiples of this (64 suits tensor cores)."""
     ffn_multiple: Size = 1
-    """rebalance widens the FFN to multiples of this (8 suits tensor cores in bfloat16)."""
+    """An FFN that is made as wide as costs what the dense one's does (rebalance, equal step_seconds) has a multiple of this (8
+    suits tensor cores in bfloat16)."""
     factor_activation: FactorActivation = "none"
     """Between the two factors of a low-rank projection."""
     init: Literal["matched", "lpa", "scaled"] = "matched"
@@ -158,6 +159,13 @@ class ModelConfig(Config):
     def place(self, placement: Placement) -> "ModelConfig":
         """The same shape with another placement."""
         return self.change(placement=placement)
+
+    def wide(self, d_ff: int) -> "ModelConfig | None":
+        """The same with another width of the FFN; None where a rank of it saves nothing there."""
+        try:
+            return self.change(d_ff=d_ff)
+        except ValueError:
+            return None
 
     def dense(self) -> "ModelConfig":
         """The dense twin."""

@@ -1,4 +1,5 @@
-"""A piece of a training step built, computed and timed: forward and backward pass, as the training loop has them."""
+"""A piece of a training step built, computed and timed: forward and backward pass, as the training loop has them; with
+activation checkpointing another forward pass of what belongs to blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from statistics import median, quantiles
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import Config, UserError
 from .kernels import PLAIN, Kernels, products, regions, resolved
@@ -170,6 +172,8 @@ def _passes(piece: Passed, config: TrainConfig, device: torch.device) -> Parts:
     copies = [_Copy(piece, config, device) for _ in range(min(COPIES, config.model.n_layers))]
     inputs = [one for copy in copies for one in copy.inputs]
 
+    through = _passing(piece, config)
+
     def forget() -> None:
         for one in inputs:
             one.grad = None
@@ -181,11 +185,33 @@ def _passes(piece: Passed, config: TrainConfig, device: torch.device) -> Parts:
 
     def compute() -> None:
         with copies[0].autocast():
-            results = [copy.compute() for copy in copies]
+            results = [through(copy) for copy in copies]
         torch.autograd.backward([one for its in results for one in its], [one for copy in copies for one in copy.gradients])
         forget()  # what flows on to the piece before it is not added up
 
     return Parts(before, compute, compute, len(copies), [one for copy in copies for one in copy.modules.parameters()])
+
+
+def _passing(piece: Passed, config: TrainConfig) -> Callable[[_Copy], list[Tensor]]:
+    """The forward pass of a copy as its block has it: with activation checkpointing twice, at once here. The last product of a
+    block is then computed once, as nothing in the backward pass needs what it writes: torch's checkpoint stops before it."""
+    if not config.activation_checkpointing:
+        return _Copy.compute
+    if _ends_block(piece, config.model):
+        return lambda copy: checkpoint(copy.compute, use_reentrant=False)
+
+    def twice(copy: _Copy) -> list[Tensor]:
+        with torch.no_grad():
+            copy.compute()
+        return copy.compute()
+
+    return twice
+
+
+def _ends_block(piece: Passed, config: ModelConfig) -> bool:
+    """Whether it is the FFN's last projection, with no norm behind it: no other reads the FFN's width alone."""
+    is_down = isinstance(piece, Project) and len(piece.layers) == 1 and piece.reads != (config.n_heads * config.d_head,)
+    return is_down and config.norm == "rms_before"
 
 
 def _ends(config: TrainConfig, device: torch.device) -> Parts:

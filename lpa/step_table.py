@@ -41,12 +41,15 @@ class Under(Config):
     """Sequences in one forward pass."""
     context: int
     """Tokens in each."""
+    activation_checkpointing: bool = False
+    """Whether the backward pass computes what a block holds again."""
 
     @property
     def file(self) -> str:
         """The name of the file that keeps what was measured under it."""
         words = [self.device, f"torch {self.torch}", self.precision, self.kernels, f"{self.microbatch}x{self.context}"]
         words += [f"threads {self.threads}"] if self.threads else []
+        words += ["checkpointed"] if self.activation_checkpointing else []
         return re.sub(r"[^A-Za-z0-9.+_-]+", "-", "_".join(words)) + ".json"
 
 
@@ -61,6 +64,7 @@ def under(config: TrainConfig) -> Under:
         threads=0 if device.type == "cuda" else torch.get_num_threads(),
         microbatch=config.microbatch or config.batch_size,
         context=config.model.context,
+        activation_checkpointing=config.activation_checkpointing,
     )
 
 

@@ -1,5 +1,6 @@
 """Work in a process of its own, on the device that runs train on: the driver never touches a GPU."""
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ Found = TypeVar("Found")
 
 Say = Callable[[str], object]
 """Hears in a line how far the work is."""
+QUIET, EVERY = 20.0, 60.0
+"""Seconds until a line is said where there is no terminal, and from one to the next (assumption)."""
+
+
+class Beforehand(str):
+    """A line that foretells long work: it is said at once, with or without a terminal."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +91,31 @@ def _live(pipe: Connection, work: Work[Task, Found], task: Task, lease: str | No
 
 @contextmanager
 def measuring(what: str) -> Generator[Say]:
-    """A line on a terminal that says how far a measurement is; silence elsewhere."""
-    console = Console(stderr=True)
+    """A line on a terminal that says how far a measurement is; elsewhere one now and then, of a long one."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        yield lambda line: None
+        yield now_and_then(lambda line: console.print(f"lpanas: measuring {what}: {line}", markup=False), time.monotonic)
         return
     with console.status(f"measuring {what}") as shown:
-        yield lambda line: shown.update(f"measuring {what}: {line}")
+
+        def say(line: str) -> None:
+            if isinstance(line, Beforehand):
+                console.print(f"measuring {what}: {line}", markup=False)
+            shown.update(f"measuring {what}: {line}")
+
+        yield say
+
+
+def now_and_then(tell: Say, clock: Callable[[], float]) -> Say:
+    """Tells what foretells long work, and of all else a line after QUIET and then EVERY so many seconds."""
+    due = clock() + QUIET
+
+    def say(line: str) -> None:
+        nonlocal due
+        if isinstance(line, Beforehand):
+            tell(line)
+        elif clock() >= due:
+            due = clock() + EVERY
+            tell(line)
+
+    return say

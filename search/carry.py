@@ -70,9 +70,15 @@ def train_config(space: Space, model: ModelConfig) -> TrainConfig:
         tokens=tokens,
         batch_size=space.target.batch_size,
         microbatch=space.target.microbatch,
+        activation_checkpointing=space.target.activation_checkpointing,
         seed=space.seed,
         evals=EVALS,
     )
+
+
+def dense_training(space: Space, device: str) -> TrainConfig:
+    """The dense target's training: what step times are measured of. device: what runs train on."""
+    return train_config(space, space.target.model).change(device="cuda" if device == "cuda" else "cpu")
 
 
 @dataclass(frozen=True)

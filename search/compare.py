@@ -21,6 +21,8 @@ MOST = 8
 """Studies that colours and symbols tell apart."""
 WATCHED = {"seed", "evals", "eval_steps", "test", "log_every", "checkpoint_every", "device", "microbatch", "data.max_epochs"}
 """Keys of a proxy that change no loss, or only as another seed would."""
+MEMORY = ("microbatch", "activation_checkpointing")
+"""Keys of a target that decide its memory."""
 FILLED_IN = {"model.placement", "model.factor_activation", "model.rank_multiple", "model.ffn_multiple"}
 """Keys of a model that say which candidates there are."""
 SOURCE = {f"data.{key}" for key in ("source", "text", "dataset", "split", "shards", "text_field", "tokenizer", "end_of_text")}
@@ -69,7 +71,7 @@ class Comparison:
     def targets(self) -> list[Difference]:
         """What is not the same in the models whose cost counts; where there is anything, shares are of different costs."""
         spaces = [study.found.space for study in self.studies]
-        flat = [{**_shape(its.target.model), "microbatch": str(its.target.microbatch)} for its in spaces]
+        flat = [{**_shape(its.target.model)} | {key: str(getattr(its.target, key)) for key in MEMORY} for its in spaces]
         tables = [its.step_times for its in spaces if its.step_times is not None]
         if len(tables) == len(spaces):
             batches = [{"batch_size": str(its.target.batch_size)} for its in spaces]

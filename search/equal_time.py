@@ -4,7 +4,7 @@ width. Nothing here has a clock: what a step takes, others say."""
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import NormalDist, median, quantiles
 
 from ..lpa.config import UserError
 from .protocol import WITHIN, missed
@@ -16,8 +16,6 @@ FIRST, GROWTH = 8, 1.5
 """Pairs of steps at the first look (fewer have no such interval), and how many times as many at the next."""
 PAIRS = 10_000
 """At the last look (assumption)."""
-SECONDS = 600.0
-"""Of steps after which a ratio is given up (assumption)."""
 FFN_SHARE = 0.5
 """Of a step's time, for the first guess at how it changes with the width (assumption; what is measured corrects it)."""
 WIDEST = 8
@@ -75,44 +73,61 @@ class Ratio:
         return inside or outside or self.half <= within / 2
 
 
-def measure(pair: Callable[[], Pair], say: Callable[[Ratio], object], within: float = WITHIN) -> Ratio:
+def pairs_needed(ratios: Sequence[float], within: float = WITHIN) -> float:
+    """About how many pairs settle a ratio near 1 where pairs differ as these do, taken as normal: the interval of a median is
+    then sqrt(pi / 2) times as long as that of a mean. (n,) ratios of pairs, n >= 2."""
+    low, _, high = quantiles(ratios, n=4)
+    normal = NormalDist()
+    deviation = (high - low) / (2 * normal.inv_cdf(0.75))
+    return max(FIRST, math.pi / 2 * (normal.inv_cdf((1 + COVERAGE) / 2) * deviation / (within / 2)) ** 2)
+
+
+def _never() -> bool:
+    return False
+
+
+def measure(
+    pair: Callable[[], Pair], say: Callable[[Ratio], object], within: float = WITHIN, is_late: Callable[[], bool] = _never
+) -> Ratio:
     """As many pairs as the ratio needs to be settled. pair: takes two more steps; say: hears what is known at each look;
-    within: what may be missing of 1.
+    within: what may be missing of 1; is_late: whether no further pair may be taken.
 
     Raises UserError when the times differ too much from one pair to the next.
     """
-    pairs, look = list[Pair](), FIRST
+    pairs, look = [pair()], FIRST
     while True:
-        pairs += [pair() for _ in range(look - len(pairs))]
+        while len(pairs) < look and not is_late():
+            pairs.append(pair())
         found = Ratio.of(pairs)
         say(found)
         if found.is_settled(within):
             return found
-        seconds = sum(map(sum, pairs))
-        if look == PAIRS or seconds >= SECONDS:
+        if look == PAIRS or is_late():
+            seconds = sum(map(sum, pairs))
             raise UserError(
-                f"the machine is too noisy: by {look:,} pairs of steps in {seconds:.0f} s the ratio to the dense arm's time is "
-                f"{found.value:.4f} ± {found.half:.4f}, and ± {within / 2:.4f} is needed"
+                f"the machine is too noisy: by {len(pairs):,} pairs of steps in {seconds:.0f} s the ratio to the dense arm's "
+                f"time is {found.value:.4f} ± {found.half:.4f}, and ± {within / 2:.4f} is needed"
             )
         look = min(PAIRS, int(look * GROWTH))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The widths that an FFN may have: the dense one and whole steps from it."""
+    """The widths that an FFN may be given: multiples of a step, as rebalance's are."""
 
     dense: int
     step: int
+    """ModelConfig's ffn_multiple."""
     is_model: Callable[[int], bool]
     """Whether there is a model of this width: its ranks save something there."""
 
     def width(self, place: int) -> int:
-        """d_ff, so many steps from the dense one."""
-        return self.dense + place * self.step
+        """d_ff, the place-th of them."""
+        return place * self.step
 
     def place(self, d_ff: int) -> int:
-        """The place of a width."""
-        return (d_ff - self.dense) // self.step
+        """The place of a width, or of the next narrower one."""
+        return d_ff // self.step
 
 
 @dataclass
@@ -132,11 +147,14 @@ class _Way:
         """Where to measure next, strictly between the two; None when there is no model there."""
         one_sided = not (self.low in self.ratios and self.high in self.ratios)
         here = self.high if self.high in self.ratios else self.low
-        aim = self._beyond(here) if one_sided else self._between()
-        inside = sorted(range(self.low + 1, self.high), key=lambda place: abs(place - aim))
-        place = next((place for place in inside if self.grid.is_model(self.grid.width(place))), None)
+        place = self.near(self._beyond(here) if one_sided else self._between())
         self.move = place - here if place is not None else 0
         return place
+
+    def near(self, aim: int) -> int | None:
+        """The nearest place strictly between the two that there is a model at."""
+        inside = sorted(range(self.low + 1, self.high), key=lambda place: abs(place - aim))
+        return next((place for place in inside if self.grid.is_model(self.grid.width(place))), None)
 
     def _between(self) -> int:
         """Where the line through the two comes to 1, and every other time their middle: where times have steps, lines may come
@@ -164,11 +182,11 @@ class _Way:
 def equal_width(ratio: Callable[[int], Ratio], guess: int, grid: Grid, within: float = WITHIN) -> tuple[int, Ratio]:
     """The first width found whose step takes as long as the dense arm's, and their ratio; from a guess on, by lines and halves.
 
-    ratio: of a width, settled. guess: a width that there is a model of. Times are taken to grow with the width, also in steps.
-    Raises ValueError, with the nearest width that was measured, when there is none.
+    ratio: of a width, settled. Times are taken to grow with the width, also in steps. Raises ValueError when there is none,
+    with the nearest width that was measured.
     """
-    way = _Way(grid, -grid.dense // grid.step, grid.place(WIDEST * grid.dense) + 1)
-    place: int | None = grid.place(guess)
+    way = _Way(grid, 0, max(1, grid.place(WIDEST * grid.dense)) + 1)
+    place = way.near(grid.place(guess))
     while place is not None:
         found = way.ratios[place] = ratio(grid.width(place))
         if found.is_equal(within):
@@ -178,5 +196,7 @@ def equal_width(ratio: Callable[[int], Ratio], guess: int, grid: Grid, within: f
         else:
             way.high = place
         place = way.next()
+    if not way.ratios:
+        raise ValueError(f"no multiple of ffn_multiple, {grid.step}, is a width at which its ranks save anything")
     nearest = min(way.ratios, key=lambda place: abs(way.ratios[place].value - 1))
     raise ValueError(missed(grid.width(nearest), way.ratios[nearest].value - 1, "step_seconds", within))

@@ -22,7 +22,7 @@ WITHIN = 0.005
 WINNER = "winner"
 """The arm that the search has found."""
 VERBS: dict[str, Direction] = {"better than": "better", "no worse than": "no worse", "equivalent to": "equivalent"}
-BUDGET_KEYS = ("confirm.tokens", "confirm.minutes")
+BUDGET_KEYS = ("confirm.tokens", "confirm.minutes", "confirm.timing_minutes")
 """What may change between two calls on one confirmation."""
 
 
@@ -135,6 +135,9 @@ class Protocol(Config):
     """Training tokens of all runs together; no run starts that could exceed them."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """No new run starts after this long."""
+
+    timing_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """The widths of equal step_seconds are measured for so long at most, all arms together (assumption)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -38,6 +38,7 @@ def rules(space: Space, record: Record | None, config: TrainConfig, shape: str |
             f"whatever the width{LPA_BATCH if config.batch_tokens == 131_072 else ''}."
         ],
         "microbatch": ["target.microbatch of the space; it decides the memory, not the result."],
+        "activation_checkpointing": ["target.activation_checkpointing of the space; as microbatch does."],
         "seed": ["The space's; with it the dense twin is trained on the same batches."],
         "data": [
             f"The search's source, read as often as the tokens need{_epochs(config)}; put your own pretraining text there. "

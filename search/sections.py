@@ -72,6 +72,8 @@ class Target(Config):
     model: ModelConfig
     microbatch: Annotated[int, Field(gt=0)] = 16
     """Sequences in one forward pass; decides memory_bytes."""
+    activation_checkpointing: bool = False
+    """As in a TrainConfig; decides memory_bytes and step_seconds, and is exported."""
     batch_size: Annotated[int, Field(gt=0)] = 128
     """Sequences a step (128 x 1024 tokens: as many as the LPA 130M setting's 512 x 256)."""
     step_times: str | None = None

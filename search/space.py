@@ -251,7 +251,7 @@ class Space(Config):
 
     def costs(self, target: ModelConfig) -> dict[str, int | float]:
         """What a target costs, by name; step_seconds once its pieces were measured."""
-        figures = cost(target, self.target.microbatch).asdict()
+        figures = cost(target, self.target.microbatch, recomputes=self.target.activation_checkpointing).asdict()
         found: dict[str, int | float] = {name: figures[name] for name in FORMULAS}
         if self.step_times is not None:
             found[STEP_SECONDS] = self.step_times.step_seconds(target, self.target.model.d_ff, self.target.batch_size)

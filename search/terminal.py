@@ -10,8 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from ..lpa.cost import Cost, cost
-from ..lpa.model_config import ModelConfig
+from ..lpa.cost import cost, training_cost
 from ..lpa.train import Progress, is_bfloat16, precision
 from ..lpa.train_config import TrainConfig
 from . import characters, compare_words, outcome_words, summary, timetable, wording
@@ -211,20 +210,17 @@ def print_config(config: TrainConfig) -> None:
     )  # fmt: skip
     table = _table("", "params", "flops_per_token", "memory_bytes")
     models = {"this model": model, "dense, same width": model.dense()}
+    item = 2 if is_bfloat16(config, device) else 4
     for name, one in models.items():
-        table.add_row(name, *_figures(_cost(config, one, is_bfloat16(config, device)).asdict()))
+        table.add_row(name, *_figures(training_cost(config.change(model=one), item).asdict()))
     _print_table(table)
     for name, one in models.items():
         ranks = f"; ranks {one.ranks_text}" if one.ranks_text else ""
         console.print(f"{name}: placement {one.placement.text}{ranks}", markup=False, soft_wrap=True)
-    if config.precision == "auto" and not is_bfloat16(config, device):
-        memory = _gib(_cost(config, model, True).memory_bytes)
+    if config.precision == "auto" and item == 4:
+        memory = _gib(training_cost(config).memory_bytes)
         console.print(f"memory_bytes: with activations in float32, as here; on a GPU, in bfloat16, this model has {memory}")
-    console.print(f"in all: {config.tokens * _cost(config, model, True).flops_per_token:.3g} training FLOPs")
-
-
-def _cost(config: TrainConfig, model: ModelConfig, in_bfloat16: bool) -> Cost:
-    return cost(model, config.microbatch or config.batch_size, 2 if in_bfloat16 else 4, config.activation_checkpointing)
+    console.print(f"in all: {config.tokens * training_cost(config).flops_per_token:.3g} training FLOPs")
 
 
 def print_outcomes(found: Sequence[Outcome], place: Path) -> None:

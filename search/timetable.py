@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from ..lpa.config import UserError, first_mistake
-from ..lpa.cost import cost
+from ..lpa.cost import training_cost
 from ..lpa.files import replace_text, writing
 from ..lpa.pieces import (
     ATTENTION_INPUT,
@@ -32,7 +32,7 @@ from ..lpa.train_config import TrainConfig
 from .apart import Say, Work, apart, measuring
 from .budget import ARMS
 from .candidate import STEP_SECONDS
-from .carry import train_config
+from .carry import dense_training
 from .ledger import SEARCH, Ledger
 from .space import Space
 from .widths import Place
@@ -121,7 +121,7 @@ def of(space: Space, folder: Path, place: Place, measure: Measure | None = None)
 
 def measured(space: Space, place: Place, pieces: tuple[Piece, ...], measure: Measure | None = None) -> StepTable:
     """The times of some pieces of a space's target, from the cache or measured now. Raises UserError."""
-    config = train_config(space, space.target.model).change(device="cuda" if place.device == "cuda" else "cpu")
+    config = dense_training(space, place.device)
     with measuring(STEP_SECONDS) as say:
         return (measure or _apart)(Task(config, pieces, cache() / FOLDER, place.threads), say)
 
@@ -157,7 +157,7 @@ def _work(task: Task, say: Say) -> StepTable:
 
 
 def _too_large(task: Task, error: str) -> str:
-    size = cost(task.config.model, task.config.microbatch or task.config.batch_size).memory_bytes
+    size = training_cost(task.config, 2 if task.config.device == "cuda" else 4).memory_bytes
     return (
         f"a piece of the target does not fit in memory (the whole target takes {size / 2**30:.1f} GiB; {error}); a smaller "
         "target.microbatch or a larger device is needed"

@@ -1,23 +1,34 @@
 """Steps of the target timed, and each arm's FFN made as wide as takes the dense arm's time: in a process of its own, on the
 device that runs train on. The driver never touches a GPU."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from ..lpa.config import Config, UserError
-from ..lpa.cost import cost, rebalance
+from ..lpa.cost import rebalance, training_cost
 from ..lpa.kernels import each_shape_by_itself, resolved
 from ..lpa.model_config import ModelConfig
 from ..lpa.step_time import Stepper
 from ..lpa.train import is_bfloat16
 from ..lpa.train_config import TrainConfig
-from .apart import Say, Work, apart
-from .equal_time import FIRST, SECONDS, Grid, Pair, Ratio, equal_width, measure
+from .apart import Beforehand, Say, Work, apart
+from .equal_time import FIRST, Grid, Pair, Ratio, equal_width, measure, pairs_needed
 from .protocol import WITHIN
 from .proxy import device_name
 
 WHERE = "confirm.matches: step_seconds"
+PROBES, MORE_PROBES, PROBE_SECONDS = 12, 60, 3.0
+"""Pairs of dense steps by whose differences it is foretold how long all takes; up to so many more within these seconds."""
+CLOSE, ROUGH = 2, 5
+"""Widths of an arm that are measured to the last, and those of which a few pairs say enough (1 to 3, and 3 to 4, of the arms of
+a toy)."""
+LONG = 1.0
+"""Minutes from which on it is said beforehand how many it will take."""
+SURELY = 3.0
+"""Times what is allowed: more than that is refused before it begins, as what is foretold is half or twice as much at times."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,8 @@ class Task:
     """On a CPU."""
     within: float = WITHIN
     """What a ratio of times may miss of 1."""
+    minutes: float = 30.0
+    """What all of it may take."""
 
 
 class Timed(Config):
@@ -71,9 +84,7 @@ def measured(task: Task, say: Say) -> Timings:
 
 
 def _too_large(task: Task, error: str) -> str:
-    config = task.config
-    recomputes = config.activation_checkpointing
-    size = cost(config.model, config.microbatch or config.batch_size, recomputes=recomputes).memory_bytes
+    size = training_cost(task.config, 2 if task.config.device == "cuda" else 4).memory_bytes
     return (
         f"the dense target and an arm of it do not fit in memory together ({size / 2**30:.1f} GiB for the dense one; "
         f"{error}); a smaller target.microbatch or a larger device is needed"
@@ -88,14 +99,25 @@ def timings(task: Task, say: Say) -> Timings:
 
 def _timings(task: Task, say: Say) -> Timings:
     device = task.config.resolve_device()
+    began = time.monotonic()
     say("a step of the dense arm")
     dense = Stepper(task.config)
-    check_speed(dense.first_seconds(), device_name(device))
+    check_speed(dense.first_seconds(), device_name(device), task.minutes)
     dense.warm_up()
-    found = dict[ModelConfig, Timed]()  # arms that are one model have one width
+    names = dict[ModelConfig, str]()  # arms that are one model have one width
     for arm, placed in task.arms.items():
-        if placed not in found:
-            found[placed] = _timed(task, dense, arm, placed, say)
+        names.setdefault(placed, arm)
+    minutes = _foretold(dense, len(names), task.within)
+    check_noise(minutes, device_name(device), task.minutes)
+    if minutes > LONG:
+        say(Beforehand(f"about {minutes:.0f} min, at most {task.minutes:g} (confirm.timing_minutes)"))
+    found = dict[ModelConfig, Timed]()
+    for number, (placed, arm) in enumerate(names.items(), 1):
+
+        def heard(line: str, number: int = number) -> None:
+            say(f"arm {number} of {len(names)}, {(time.monotonic() - began) / 60:.1f} min so far: {line}")
+
+        found[placed] = _timed(task, dense, arm, placed, heard, lambda: time.monotonic() - began > 60 * task.minutes)
     return Timings(
         device=device_name(device),
         torch=torch.__version__,
@@ -105,17 +127,37 @@ def _timings(task: Task, say: Say) -> Timings:
     )
 
 
-def check_speed(seconds: float, device: str) -> None:
-    """Raises UserError when the fewest pairs would take too long. seconds: of a microbatch."""
-    whole = 2 * 2 * FIRST * seconds  # two microbatches a step, two steps a pair
-    if whole > SECONDS:
+def check_speed(seconds: float, device: str, minutes: float) -> None:
+    """Raises UserError when the fewest pairs would take longer than is allowed. seconds: of a microbatch."""
+    fewest = PROBES + FIRST
+    whole = 2 * 2 * fewest * seconds / 60  # two microbatches a step, two steps a pair
+    if whole > minutes:
         raise UserError(
-            f"a microbatch of the target takes {seconds:.1f} s on {device}, so that {FIRST} pairs of steps take {whole:.0f} s, "
-            f"and {SECONDS:.0f} s are allowed; a smaller target.microbatch or a faster device is needed"
+            f"a microbatch of the target takes {seconds:.1f} s on {device}, so that {fewest} pairs of steps take {whole:.0f} "
+            f"min, and {minutes:g} are allowed (confirm.timing_minutes); a smaller target.microbatch or a faster device is "
+            "needed"
         )
 
 
-def _timed(task: Task, dense: Stepper, arm: str, placed: ModelConfig, say: Say) -> Timed:
+def _foretold(dense: Stepper, arms: int, within: float) -> float:
+    """About how many minutes the widths of so many arms take, by how much dense steps differ from each other."""
+    began, pair, pairs = time.monotonic(), Pairs(dense, dense), list[Pair]()
+    while len(pairs) < PROBES or (len(pairs) < MORE_PROBES and time.monotonic() - began < PROBE_SECONDS):
+        pairs.append(pair())
+    needed = ROUGH * FIRST + CLOSE * pairs_needed([one / other for one, other in pairs], within)
+    return arms * needed * (time.monotonic() - began) / len(pairs) / 60
+
+
+def check_noise(foretold: float, device: str, minutes: float) -> None:
+    """Raises UserError when the widths would surely take longer than is allowed. foretold: minutes, roughly."""
+    if foretold > SURELY * minutes:
+        raise UserError(
+            f"dense steps differ so much from each other on {device} that it would take about {foretold:,.0f} min, and "
+            f"{minutes:g} are allowed (confirm.timing_minutes); a quieter machine is needed, or matches without step_seconds"
+        )
+
+
+def _timed(task: Task, dense: Stepper, arm: str, placed: ModelConfig, say: Say, is_late: Callable[[], bool]) -> Timed:
     """The width of an arm. Raises UserError."""
 
     def ratio(d_ff: int) -> Ratio:
@@ -126,12 +168,13 @@ def _timed(task: Task, dense: Stepper, arm: str, placed: ModelConfig, say: Say) 
             say(f"{arm} at d_ff {d_ff}, {ratio.pairs:,} pairs: {ratio.value:.4f} ± {ratio.half:.4f} of the dense arm's time")
 
         try:
-            return measure(Pairs(dense, other), heard, task.within)
+            return measure(Pairs(dense, other), heard, task.within, is_late)
         except UserError as error:
-            raise UserError(f"{arm} at d_ff {d_ff}: {error}") from None
+            late = f", when the {task.minutes:g} min of confirm.timing_minutes had passed" if is_late() else ""
+            raise UserError(f"{arm} at d_ff {d_ff}{late}: {error}") from None
 
     guess = rebalance(placed, "flops").d_ff
-    grid = Grid(placed.d_ff, placed.ffn_multiple, lambda d_ff: _is_model(placed, d_ff))
+    grid = Grid(placed.d_ff, placed.ffn_multiple, lambda d_ff: placed.wide(d_ff) is not None)
     try:
         d_ff, its = equal_width(ratio, guess, grid, task.within)
     except ValueError as error:
@@ -145,14 +188,6 @@ def _timed(task: Task, dense: Stepper, arm: str, placed: ModelConfig, say: Say) 
         ratio_high=its.high,
         pairs=its.pairs,
     )
-
-
-def _is_model(placed: ModelConfig, d_ff: int) -> bool:
-    try:
-        placed.change(d_ff=d_ff)
-    except ValueError:  # a rank that saves nothing at this width
-        return False
-    return True
 
 
 class Pairs:

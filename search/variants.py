@@ -261,10 +261,8 @@ def _carried(placed: ModelConfig, share: float) -> ModelConfig:
 
 def _wider(model: ModelConfig) -> list[ModelConfig]:
     """The model with the next column of the FFN, where its ranks save something there."""
-    try:
-        return [model.change(d_ff=model.d_ff + 1)]
-    except ValueError:
-        return []
+    wide = model.wide(model.d_ff + 1)
+    return [] if wide is None else [wide]
 
 
 def _controls(space: Space, of: Sequence[Variant]) -> list[Variant]:

@@ -12,6 +12,7 @@ from ..lpa.files import replace_text
 from ..lpa.model_config import ModelConfig
 from . import timing
 from .apart import Say, measuring
+from .carry import dense_training
 from .equal_time import COVERAGE
 from .ledger import CONFIRM, Ledger
 from .protocol import WITHIN
@@ -48,6 +49,7 @@ class Asked(Config):
     batch_size: int
     microbatch: int
     """Sequences in a step, and in one forward pass of it."""
+    activation_checkpointing: bool = False
     device: Device
     arms: dict[str, str]
     """The placement of each low-rank arm."""
@@ -56,8 +58,8 @@ class Asked(Config):
     def flat(self) -> dict[str, object]:
         """Its figures by dotted key."""
         target = {f"target.model.{key}": value for key, value in self.target.model_dump(mode="json").items()}
-        sizes = {"target.batch_size": self.batch_size, "target.microbatch": self.microbatch}
-        return target | sizes | {"device": self.device} | {f"confirm.arms '{arm}'": text for arm, text in self.arms.items()}
+        steps = {f"target.{key}": getattr(self, key) for key in ("batch_size", "microbatch", "activation_checkpointing")}
+        return target | steps | {"device": self.device} | {f"confirm.arms '{arm}'": text for arm, text in self.arms.items()}
 
 
 class StepSeconds(Config):
@@ -92,11 +94,9 @@ def of(space: Space, folder: Path, place: Place, measure: Measure = timing.measu
             "confirm.matches: step_seconds is measured on a GPU, as runs train on one, and torch sees none on this machine; "
             "start it on one that has, or leave step_seconds out"
         )
-    proxy, target = space.proxy, space.target
-    micro = target.microbatch
-    config = proxy.change(model=target.model, batch_size=target.batch_size, microbatch=micro, device=asked.device)
-    with measuring("step_seconds") as say:
-        measured = measure(Task(config, arms, place.threads, WITHIN), say)
+    with measuring("widths of equal step_seconds") as say:
+        task = Task(dense_training(space, asked.device), arms, place.threads, WITHIN, space.confirm.timing_minutes)
+        measured = measure(task, say)
     return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=measured)
 
 
@@ -129,6 +129,7 @@ def _asked(space: Space, arms: Mapping[str, ModelConfig], device: Device) -> Ask
         target=space.target.model,
         batch_size=space.target.batch_size,
         microbatch=space.target.microbatch,
+        activation_checkpointing=space.target.activation_checkpointing,
         device=device,
         arms={arm: _words(placed) for arm, placed in arms.items()},
     )

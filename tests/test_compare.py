@@ -247,6 +247,8 @@ def test_other_seeds_and_other_targets_are_said():
     said = cautions(compare(A, study("b", [(3.0, 0.5)], tiny_space("seed=4", "target.model.d_ff=256"))))
     assert "The seeds differ (0 in a, 4 in b), which moves losses by their noise" in said
     assert "Costs are shares of each study's own dense target, and the targets differ: d_ff" in said
+    said = cautions(compare(A, study("b", [(3.0, 0.5)], tiny_space("target.activation_checkpointing=true"))))
+    assert "Costs are shares of each study's own dense target, and the targets differ: activation_checkpointing" in said
 
 
 def test_folders_are_read_with_the_hash_of_their_tokens_where_there_is_a_storage(tmp_path, tables):

@@ -85,6 +85,24 @@ def test_memory_is_that_of_the_configs_activations_and_beside_it_that_of_recompu
     assert cells in readme(export(FOUND, FOUND.records[1], tmp_path).path.parent)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_searched_on_is_what_the_exported_config_takes(tmp_path, again):
+    """In bytes a token, by hand, as below: what all blocks keep, or the inputs of four and one whole."""
+    space = tiny_space(f"target.activation_checkpointing={again}", "objectives=[loss_nats, memory_bytes]")
+    found = Results(space, arm_records(space, 3.0, 3.1), [])
+    path = export(found, found.records[1], tmp_path).path
+    config = TrainConfig.parse(parse_yaml(path.read_text(), "x"), "x")
+    foretold = json.loads((path.parent / "prediction.json").read_text())
+    assert config.activation_checkpointing is again
+    assert found.records[1].costs["memory_bytes"] == foretold["predicted"]["memory_bytes"]
+    assert space.dense_costs["memory_bytes"] == foretold["dense"]["memory_bytes"]
+    norm, attention, ffn = 4 * 64 + 4 + 2 * 64, 2 * 4 * 64 + 4 * 2, 2 * 4 * 192
+    block, loss, passing = 2 * norm + attention + ffn, 8 * 264, 4 * 64 + 3 * 2 * 192
+    last = norm + 4 * 264 + 8
+    kept = 4 * 4 * 64 + max(last + loss, block - 4 * 64 + passing) if again else 4 * block + last + max(loss, passing)
+    assert foretold["dense"]["activation_bytes"] == 4 * 32 * kept
+
+
 def test_time_is_the_flops_over_what_a_gpu_is_assumed_to_do(tmp_path):
     config = TrainConfig.parse(parse_yaml(export(FOUND, FOUND.records[0], tmp_path).path.read_text(), "x"), "x")
     usual = predict(config, Assumed())

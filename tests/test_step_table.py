@@ -11,8 +11,10 @@ from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.piece_time import PieceTime, parts, piece_time
 from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, pieces, widths
 from lpanas.lpa.step_table import StepTable, read_table, step_table, under
+from lpanas.lpa.train import accumulate, fresh
 from lpanas.lpa.train_config import TrainConfig
 from test_pieces import SHAPES, shaped
+from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device("cpu")
 
@@ -128,8 +130,11 @@ def test_it_is_said_how_many_pieces_there_are_and_how_long_is_left(folder):
     assert all("min to go" in line for line in said[1:])
 
 
-@pytest.mark.parametrize("change", [{"microbatch": 1}, {"precision": "bfloat16"}, {"kernels": "regions"}])
-def test_another_microbatch_precision_or_kernels_are_measured_apart(change, folder):
+OTHERS = [{"microbatch": 1}, {"precision": "bfloat16"}, {"kernels": "regions"}, {"activation_checkpointing": True}]
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_another_microbatch_precision_kernels_or_checkpointing_are_measured_apart(change, folder):
     asked = asked_by("dense")
     step_table(training(shaped()), asked, silent, folder, MadeUp())
     other = MadeUp()
@@ -221,9 +226,10 @@ def kinds(shape):
     return list({piece: None for model in models for piece in pieces(model, 192) if not isinstance(piece, Update)})
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_kind_of_piece_makes_a_gradient_and_a_further_microbatch_adds_to_it(shape):
-    config = training(shaped(shape, dropout=0.0))
+def test_every_kind_of_piece_makes_a_gradient_and_a_further_microbatch_adds_to_it(shape, again):
+    config = training(shaped(shape, dropout=0.0), activation_checkpointing=again)
     for piece in kinds(shape):
         its = parts(piece, config, CPU)
         for _ in range(2):  # from the second round on as from the first
@@ -234,6 +240,30 @@ def test_every_kind_of_piece_makes_a_gradient_and_a_further_microbatch_adds_to_i
             its.more()
             for first, weight in zip(one, its.weights, strict=True):
                 torch.testing.assert_close(weight.grad, 2 * first)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("placement", ["dense", "0-2 q,o=1/4 up,down=1/4"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_pieces_multiply_as_much_as_the_model_does(shape, placement, again):
+    """By torch's own counter of FLOPs; those of attention left out, which are of one kernel here and of another there."""
+    config = training(shaped(shape, placement, dropout=0.0), activation_checkpointing=again)
+    model = fresh(config, CPU)
+    tokens = torch.zeros(config.batch_size, config.model.context, dtype=torch.int64)
+    whole = multiplied(lambda: accumulate(model, tokens, tokens, config))
+    found = 0.0
+    for piece, count in pieces(config.model, 192).items():
+        if not isinstance(piece, Update):
+            its = parts(piece, config, CPU)
+            found += count * multiplied(its.first) / its.copies
+    assert found == whole
+
+
+def multiplied(do):
+    with FlopCounterMode(display=False) as counter:
+        do()
+    its = counter.get_flop_counts().get("Global", {})
+    return sum(flops for operation, flops in its.items() if operation in (torch.ops.aten.mm, torch.ops.aten.addmm))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from statistics import median
+from statistics import NormalDist, median
 from types import SimpleNamespace
 
 import pytest
@@ -15,15 +15,17 @@ from lpanas.lpa.step_time import Stepper, whole
 from lpanas.lpa.train import accumulate, step
 from lpanas.lpa.train_config import TrainConfig
 from lpanas.search import equal_time, timing, widths
-from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval
+from lpanas.search.apart import Beforehand, now_and_then
+from lpanas.search.carry import dense_training
+from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval, pairs_needed
 from lpanas.search.ledger import CONFIRM, Ledger
 from lpanas.search.protocol import WITHIN
-from lpanas.search.timing import Task, Timings, check_speed, timings
+from lpanas.search.timing import Task, Timings, check_noise, check_speed, timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
 from made_up import protocol_space
 from making import job
 from optuna.storages import InMemoryStorage
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 STEPS = "confirm.matches=[step_seconds]"
 CPU = SimpleNamespace(device="cpu", threads=1)
@@ -96,14 +98,30 @@ def test_what_is_measured_are_medians_and_every_look_is_told():
     assert found.pairs == len(pairs)
 
 
-@pytest.mark.parametrize(("scale", "pairs"), [(1, equal_time.PAIRS), (10_000, None)])
-def test_a_machine_that_is_too_noisy_is_refused_with_the_figure(scale, pairs):
-    draw = noisy(1.0, 0.5, 0)
-    with pytest.raises(UserError, match=r"too noisy: by [\d,]+ pairs of steps in \d+ s .* ± 0\.\d+, and ± 0.0025") as raised:
-        measure(lambda: tuple(scale * one for one in draw()), silent)
+@pytest.mark.parametrize("most", [equal_time.PAIRS, 100, 13, 1])
+def test_a_machine_that_is_too_noisy_is_refused_with_the_figure_after_the_last_pair_that_is_allowed(most):
+    draw, drawn = noisy(1.0, 0.5, 0), []
+
+    def pair():
+        drawn.append(draw())
+        return drawn[-1]
+
+    words = rf"too noisy: by {most:,} pairs of steps in \d+ s .* ± (\d\.\d+|inf), and ± 0.0025"
+    with pytest.raises(UserError, match=words) as raised:
+        measure(pair, silent, is_late=lambda: len(drawn) >= most)
     assert "\n" not in str(raised.value)
-    count = int(str(raised.value).split("by ")[1].split()[0].replace(",", ""))
-    assert count == pairs if pairs else count < 100  # so long steps end it by their seconds
+    assert len(drawn) == most
+
+
+def test_the_pairs_that_are_foretold_are_those_of_the_closed_form_and_about_those_that_settle_it():
+    for spread in (0.01, 0.02, 0.04):
+        normal = NormalDist(1.0, spread)
+        ratios = [normal.inv_cdf((place + 0.5) / 4000) for place in range(4000)]
+        closed = math.pi / 2 * (norm.ppf(1 - (1 - equal_time.COVERAGE) / 2) * spread / (WITHIN / 2)) ** 2
+        assert pairs_needed(ratios) == pytest.approx(closed, rel=1e-2)
+        spent = [measure(noisy(1.0, spread, seed), silent).pairs for seed in range(15)]
+        assert 0.4 * closed < median(spent) < 1.5 * closed
+    assert pairs_needed([1.0, 1.0]) == equal_time.FIRST
 
 
 # the way to a width
@@ -116,7 +134,7 @@ def searched(times, dense, step=1, guess=None, is_model=lambda d_ff: True):
     def ratio(d_ff):
         assert d_ff > 0
         assert is_model(d_ff)
-        assert (d_ff - dense) % step == 0
+        assert d_ff % step == 0
         assert d_ff not in tried  # a measurement takes minutes
         tried.append(d_ff)
         return exact(times(d_ff))
@@ -151,7 +169,7 @@ def test_where_times_have_steps_a_width_is_found_just_when_there_is_one(tile, st
         def times(d_ff, fixed=fixed, answer=answer):
             return fixed + (1 - fixed) * ceil_to(d_ff, tile) / answer
 
-        every = range(dense % step or step, equal_time.WIDEST * dense + 1, step)
+        every = range(step, max(step, equal_time.WIDEST * dense) + 1, step)
         there_is = any(abs(times(d_ff) - 1) <= WITHIN for d_ff in every)
         found, tried = searched(times, dense, step, guess=chance.choice(every))
         if there_is:
@@ -173,7 +191,7 @@ def test_what_cannot_be_reached_is_refused_with_the_nearest_width_in_the_words_o
     assert "-50.00% of the dense arm's step_seconds" in found
 
 
-@pytest.mark.parametrize(("first", "last"), [(1, 49), (1, 95), (60, 90), (97, 99), (160, 170), (100, 768)])
+@pytest.mark.parametrize(("first", "last"), [(1, 49), (1, 95), (60, 90), (90, 99), (97, 99), (160, 170), (100, 768)])
 def test_widths_that_there_is_no_model_of_are_passed_over(first, last):
     def is_model(d_ff):
         return not first <= d_ff <= last
@@ -247,14 +265,38 @@ def test_a_tiny_target_is_measured_for_real():
         figures = [its.dense_seconds, its.seconds, its.ratio, its.ratio_low, its.ratio_high]
         assert all(math.isfinite(figure) and figure > 0 for figure in figures)
         assert its.ratio_low <= its.ratio <= its.ratio_high
-        assert (its.d_ff - space.target.model.d_ff) % space.target.model.ffn_multiple == 0
+        assert its.d_ff % space.target.model.ffn_multiple == 0
     assert any("attention at d_ff" in line for line in said)
 
 
-def test_a_target_that_takes_too_long_is_refused_after_its_first_microbatch():
-    check_speed(18.0, "cpu")
-    with pytest.raises(UserError, match=r"a microbatch of the target takes 60.0 s on cpu"):
-        check_speed(60.0, "cpu")
+def test_a_target_that_takes_too_long_is_refused_after_its_first_microbatch_or_its_first_pairs():
+    check_speed(18.0, "cpu", 30)
+    with pytest.raises(UserError, match=r"takes 60.0 s on cpu, so that 20 pairs of steps take 80 min"):
+        check_speed(60.0, "cpu", 30)
+    check_noise(80.0, "cpu", 30)
+    with pytest.raises(UserError, match=r"on cpu that it would take about 200 min, and 30 are allowed"):
+        check_noise(200.0, "cpu", 30)
+
+
+def test_what_would_surely_take_too_long_is_refused_before_any_arm_is_timed():
+    space, said = protocol_space(STEPS), []
+    task = Task(dense_training(space, "cpu"), low_rank_targets(space), 1, within=1e-5, minutes=1.0)
+    with pytest.raises(
+        UserError, match=r"dense steps differ so much .* that it would take about [\d,]+ min, and 1 are allowed"
+    ):
+        timings(task, said.append)
+    assert said == ["a step of the dense arm"]
+
+
+def test_a_width_is_a_multiple_as_rebalances_are_where_the_dense_one_is_none():
+    for d_ff in (191, 193, 204):
+        for rule in ("params", "flops"):
+            space = protocol_space(STEPS, f"target.model.d_ff={d_ff}", "target.model.ffn_multiple=24")
+            for placed in low_rank_targets(space).values():
+                assert rebalance(placed, rule).d_ff % 24 == 0
+        found, tried = searched(lambda its, d_ff=d_ff: 0.5 + its / d_ff / 2, d_ff, step=24)
+        assert (found == 192) is (d_ff < 200)
+        assert all(its % 24 == 0 for its in tried)
 
 
 # the file
@@ -394,6 +436,16 @@ def test_a_share_that_a_proxy_cannot_have_is_refused_by_size_arm_and_match(arm, 
 
 
 # the process
+
+
+def test_without_a_terminal_long_work_is_foretold_and_then_said_now_and_then():
+    now, told = [0.0], []
+    say = now_and_then(told.append, lambda: now[0])
+    say("a")
+    say(Beforehand("about 5 min"))
+    for now[0] in range(1, 200):
+        say(str(now[0]))
+    assert told == ["about 5 min", "20", "80", "140"]
 
 
 def test_a_process_of_its_own_measures_and_says_how_far_it_is():

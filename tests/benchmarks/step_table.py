@@ -23,7 +23,7 @@ from statistics import median
 
 import torch
 from lpanas.lpa.config import UserError
-from lpanas.lpa.cost import cost
+from lpanas.lpa.cost import training_cost
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.pieces import Piece, pieces
 from lpanas.lpa.step_table import StepTable, step_table
@@ -142,7 +142,7 @@ def _row(config: TrainConfig, model: ModelConfig, table: StepTable, rounds: int)
         seconds=median(one for one, _ in pairs),
         foretold_ratio=foretold / of_dense,
         ratio=median(one / its for one, its in pairs),
-        formula_bytes=cost(model, config.microbatch or config.batch_size, item).memory_bytes,
+        formula_bytes=training_cost(config.change(model=model), item).memory_bytes,
         peak_bytes=peak,
     )
 

@@ -83,6 +83,11 @@ class StepTable(Config):
     under: Under
     pieces: dict[str, PieceTime]
 
+    @property
+    def text(self) -> str:
+        """As a file has it."""
+        return self.model_dump_json(indent=1) + "\n"
+
     def lacks(self, asked: Collection[Piece]) -> list[Piece]:
         """Those of some pieces that it does not have."""
         return [piece for piece in asked if piece.key not in self.pieces]
@@ -149,7 +154,7 @@ def _keep(table: StepTable, path: Path) -> StepTable:
     with suppress(OSError):  # it is measured again next time
         path.parent.mkdir(parents=True, exist_ok=True)
         forget_drafts(path.parent)
-        replace_text(path, merged.model_dump_json(indent=1) + "\n", sync=False)
+        replace_text(path, merged.text, sync=False)
     return merged
 
 

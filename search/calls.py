@@ -64,7 +64,7 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
         with begin(setup, loaded.search) as executor:
             from . import screen, study, terminal, timetable
 
-            loaded = timetable.of(loaded, place, executor)
+            loaded = timetable.of(loaded, place, executor, folder.measured_before(place, storage))
             study_of = folder.driven(place, loaded, shards.content, storage)
             with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
                 timetable.keep(loaded, place, ledger)
@@ -109,9 +109,9 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
     with folder.held(place), live.written(place) as write:
         setup = Setup(space.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, space.search) as executor:
-            timed = widths.of(space, place, executor)
+            timed = widths.of(space, place, executor, folder.measured_before(place, storage, study=directory))
             if timed is not None:
-                arms = variants(space, timed.widths)
+                arms = variants(space, widths.by_arm(timed))
                 confirm.check(space, arms, shards)
             study = folder.driven(place, space, shards.content, storage, study=directory)
             with study as ledger, screen.confirming() as draw, Interrupt() as interrupt:

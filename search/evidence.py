@@ -16,7 +16,7 @@ from .stored import read_space
 from .summary import step_times
 from .variants import Variant, variants
 from .verdict import last_verdict
-from .widths import kept
+from .widths import by_arm, kept
 from .wording import claim, headline, ladder, sentence
 
 
@@ -136,7 +136,7 @@ def confirmation(out: Path) -> tuple[Confirmed | None, str]:
         if (verdict := last_verdict(folder)) is None:
             return None, ""
         space = read_space(folder)
-        return Confirmed(verdict, variants(space, kept(space, folder)), space.proxy.model), ""
+        return Confirmed(verdict, variants(space, by_arm(kept(space, folder, {}))), space.proxy.model), ""
     except UserError as error:
         return None, str(error)
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 
 from ..lpa.config import UserError, dump_yaml, one_line
 from ..lpa.files import forget_drafts, replace_text
-from .ledger import CONFIRM, SEARCH, Ledger, open_ledger
+from .ledger import CONFIRM, SEARCH, Ledger, measured_in, open_ledger
 from .space import Space
 from .storage import shown
 
@@ -137,13 +137,27 @@ def environment(space: Space) -> dict[str, Any]:
     }
 
 
+def measured_before(folder: Path, url: str | None, study: Path | None = None) -> dict[str, str]:
+    """What the storage of a folder that may be new says was measured for its study, by file. study: as in driven. Raises
+    UserError."""
+    return measured_in(url or storage_url(folder), *_named(folder, url, study))
+
+
+def _named(folder: Path, url: str | None, study: Path | None) -> tuple[str, str]:
+    """The name of its study, and what it is of."""
+    name = study_name(study or folder, url)
+    if study is None:
+        return name, SEARCH
+    if url:  # a study may have several, each in a folder of its own
+        name = f"{name}/{folder.resolve().name}"
+    return name, CONFIRM
+
+
 @contextmanager
 def driven(folder: Path, space: Space, content: str, url: str | None, study: Path | None = None) -> Generator[Ledger]:
     """The ledger of a held folder, checked to be this space's on this data, and driven by this process alone. study: the folder
     of the search, for a confirmation in the other one. Raises UserError."""
-    of, name = (SEARCH if study is None else CONFIRM), study_name(study or folder, url)
-    if study is not None and url:  # a study may have several, each in a folder of its own
-        name = f"{name}/{folder.resolve().name}"
+    name, of = _named(folder, url, study)
     ledger = open_ledger(space, url or storage_url(folder), name, of=of)
     with closing(ledger), ledger.held():
         ledger.check(content)

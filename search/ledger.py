@@ -24,6 +24,8 @@ T = TypeVar("T")
 SEARCH, NOISE, CONFIRM = "trial", "noise", "confirm"
 """The kinds of run, each an Optuna study of its own: candidates and further seeds of the dense arm, of a search; and the runs
 of a confirmation."""
+MEASURED = "measured "
+"""What the key of a study's attribute begins with that holds what was measured for it (see measured.py)."""
 MAY_CHANGE: dict[str, tuple[str, ...]] = {SEARCH: ("search", "confirm"), CONFIRM: ("search", *BUDGET_KEYS)}
 """The keys of a space that may change between two calls on one study."""
 
@@ -97,6 +99,16 @@ class Ledger:
         """The hash of the data that the study was made on; None for one whose driver died right after making it."""
         held = self._patiently(lambda: self.storage.get_study_user_attrs(self.studies[self.main])).get("made_from")
         return None if held is None else str(held["data"])
+
+    @property
+    def measured(self) -> dict[str, str]:
+        """What was measured before the first run: texts, by the names of their files."""
+        return _measured(self._patiently(lambda: self.storage.get_study_user_attrs(self.studies[self.main])))
+
+    def keep_measured(self, file: str, text: str) -> None:
+        """Write down what was measured."""
+        study = self.studies[self.main]
+        self._patiently(lambda: self.storage.set_study_user_attr(study, MEASURED + file, text))
 
     def add(self, kind: str, job: Job) -> None:
         """Write a job down, before it is trained."""
@@ -199,6 +211,27 @@ def open_ledger(space: Space, url: str, name: str, *, of: str = SEARCH, create: 
         return Ledger(space, storage, name, url, of=of, create=create)
     except FAILURES as error:
         raise failed(url, error) from None
+
+
+def measured_in(url: str, name: str, of: str) -> dict[str, str]:
+    """What a study's storage says was measured before its first run; nothing where there is no such study. Makes none. Raises
+    UserError."""
+    if not has_tables(url):
+        return {}
+    storage = open_storage(url)
+    try:
+        study = storage.get_study_id_from_name(f"{name} {of}")
+        return _measured(patiently(url, lambda: storage.get_study_user_attrs(study)))
+    except KeyError:
+        return {}
+    except FAILURES as error:
+        raise failed(url, error) from None
+    finally:
+        storage.engine.dispose()
+
+
+def _measured(attributes: dict[str, Any]) -> dict[str, str]:
+    return {key.removeprefix(MEASURED): str(text) for key, text in attributes.items() if key.startswith(MEASURED)}
 
 
 def no_study(name: str, url: str) -> UserError:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..lpa.config import UserError
 from ..lpa.files import replace_text
-from . import noise, pareto
+from . import noise, pareto, timetable
 from .folder import RECORDS
 from .ledger import NOISE, SEARCH, Ledger
 from .record import Record
@@ -203,9 +203,10 @@ def results(space: Space, ledger: Ledger) -> Results:
 
 def read_study(folder: Path, url: str | None = None) -> Results:
     """What a study's folder holds. Raises UserError."""
-    space, records = read_folder(folder, url, SEARCH)
-    seeds = [record for record in records if record.run.startswith(NOISE)]
-    return Results(space, [record for record in records if not record.run.startswith(NOISE)], seeds)
+    stored = read_folder(folder, url, SEARCH)
+    space = timetable.kept(stored.space, folder, stored.measured)
+    seeds = [record for record in stored.records if record.run.startswith(NOISE)]
+    return Results(space, [record for record in stored.records if not record.run.startswith(NOISE)], seeds)
 
 
 def write_tables(found: Results, out: Path) -> None:

@@ -3,31 +3,42 @@
 import gzip
 import zlib
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..lpa.config import UserError, one_line, read_yaml
-from . import timetable
 from .folder import DATABASE, RECORDS, SPACE, WORDS, storage_url, study_in
-from .ledger import SEARCH, open_ledger
+from .ledger import open_ledger
+from .measured import Texts
 from .presets import parse_space
 from .record import Record
 from .space import Space
 
 
-def read_folder(folder: Path, url: str | None, of: str) -> tuple[Space, list[Record]]:
-    """The space and the records of a search's folder, or of a confirmation's: from its storage, or from records.jsonl where
-    there is none. Raises UserError."""
+@dataclass(frozen=True)
+class Stored:
+    """What is in a folder of results."""
+
+    space: Space
+    """As it was run."""
+    records: list[Record]
+    measured: Texts
+    """What its storage says was measured before its first run; nothing where there is no storage."""
+
+
+def read_folder(folder: Path, url: str | None, of: str) -> Stored:
+    """A search's folder, or a confirmation's: from its storage, or from records.jsonl where there is none. Raises UserError."""
     space, (name, kind) = read_space(folder), study_in(folder, url)
     if kind != of:
         raise UserError(f"{folder}: holds a {WORDS[kind]}; expected a {WORDS[of]}")
-    space = timetable.kept(space, folder) if of == SEARCH else space
     if url or (folder / DATABASE).exists():
         with closing(open_ledger(space, url or storage_url(folder), name, of=of, create=False)) as ledger:
-            return space, [record for kind in ledger.studies for record in ledger.records(kind)]
+            records = [record for kind in ledger.studies for record in ledger.records(kind)]
+            return Stored(space, records, ledger.measured)
     kept = [path for path in (folder / RECORDS, folder / f"{RECORDS}.gz") if path.exists()]
     if not kept:
         raise UserError(f"{folder}: there is neither {DATABASE} nor {RECORDS}; give --storage")
-    return space, read_records(kept[0])
+    return Stored(space, read_records(kept[0]), {})
 
 
 def read_space(folder: Path) -> Space:

@@ -29,11 +29,13 @@ from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache
 from ..lpa.step_table import FOLDER, StepTable, read_table, step_table
 from ..lpa.train_config import TrainConfig
+from . import measured
 from .apart import Say, Work, apart, measuring
 from .budget import ARMS
 from .candidate import STEP_SECONDS
 from .carry import dense_training
-from .ledger import SEARCH, Ledger
+from .ledger import Ledger
+from .measured import Texts, text_of
 from .space import Space
 from .widths import Place
 
@@ -97,29 +99,30 @@ def _widths(dense: int, widest: int) -> Iterator[int]:
             return
 
 
-def of(space: Space, folder: Path, place: Place, measure: Measure | None = None) -> Space:
-    """The space with the times of its target's pieces: those in the study's folder, or in the file that the space names, or
-    measured now; as it is where it asks for none. Writes nothing but the cache.
+def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure | None = None) -> Space:
+    """The space with the times of its target's pieces: those of the study, or in the file that the space names, or measured
+    now; as it is where it asks for none. Writes nothing but the cache. texts: what the study's storage has.
 
     Raises UserError when those that are there are another space's, and when none can be measured.
     """
     if not space.asks_step_seconds:
         return space
     pieces = asked(space)
-    if (folder / FILE).exists():
-        return attached(space, _checked(folder / FILE, space, pieces, "give another --out"))
+    if (text := text_of(folder, FILE, texts)) is not None:
+        return attached(space, _checked(_parsed(text, folder), folder / FILE, space, pieces, "give another --out"))
     if space.target.step_times is not None:
         path = Path(space.target.step_times).expanduser()
-        return attached(space, _checked(path, space, pieces, "make it anew: lpanas show SPACE --step-times FILE"))
+        remedy = "make it anew: lpanas show SPACE --step-times FILE"
+        return attached(space, _checked(read_table(path), path, space, pieces, remedy))
     if place.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine; make a file on one "
             "that has (lpanas show SPACE --step-times FILE) and name it: target.step_times"
         )
-    return attached(space, measured(space, place, pieces, measure))
+    return attached(space, times(space, place, pieces, measure))
 
 
-def measured(space: Space, place: Place, pieces: tuple[Piece, ...], measure: Measure | None = None) -> StepTable:
+def times(space: Space, place: Place, pieces: tuple[Piece, ...], measure: Measure | None = None) -> StepTable:
     """The times of some pieces of a space's target, from the cache or measured now. Raises UserError."""
     config = dense_training(space, place.device)
     with measuring(STEP_SECONDS) as say:
@@ -141,10 +144,10 @@ def measured_into(path: Path, space: Space) -> Space:
     from .page import check_place  # plotly comes with it
 
     check_place(path, "--step-times")
-    timed = attached(space, measured(space, Here(space.proxy.resolve_device().type), asked(space)))
+    timed = attached(space, times(space, Here(space.proxy.resolve_device().type), asked(space)))
     assert timed.step_times is not None
     with writing(path.parent):
-        replace_text(path, timed.step_times.model_dump_json(indent=1) + "\n")
+        replace_text(path, timed.step_times.text)
     return timed
 
 
@@ -172,14 +175,13 @@ def attached(space: Space, table: StepTable) -> Space:
         raise UserError(f"{space.name}: {first_mistake(Space, error)}") from None
 
 
-def _checked(path: Path, space: Space, pieces: tuple[Piece, ...], remedy: str) -> StepTable:
-    """The table in a file. Raises UserError when it was measured for another target."""
-    table = read_table(path)
-    target = space.target
-    for key, there, here in (
-        ("target.microbatch", table.under.microbatch, target.microbatch),
-        ("target.model.context", table.under.context, target.model.context),
-    ):
+def _parsed(text: str, folder: Path) -> StepTable:
+    return StepTable.parse_json(text, str(folder / FILE))
+
+
+def _checked(table: StepTable, path: Path, space: Space, pieces: tuple[Piece, ...], remedy: str) -> StepTable:
+    """The table of these pieces. path: its file, for errors. Raises UserError when it was measured for another target."""
+    for key, (there, here) in steps_of(table, space).items():
         if there != here:
             raise UserError(f"{path}: measured for another target: {key} ({there} there, {here} here); {remedy}")
     if lacking := table.lacks(pieces):
@@ -187,21 +189,34 @@ def _checked(path: Path, space: Space, pieces: tuple[Piece, ...], remedy: str) -
     return table.only(pieces)
 
 
+def steps_of(table: StepTable, space: Space) -> dict[str, tuple[int, int]]:
+    """What of a step has to be the same, by key of the space: the table's, and the space's."""
+    its, target = table.under, space.target
+    return {
+        "target.microbatch": (its.microbatch, target.microbatch),
+        "target.model.context": (its.context, target.model.context),
+        "target.activation_checkpointing": (its.activation_checkpointing, target.activation_checkpointing),
+    }
+
+
 def keep(space: Space, folder: Path, ledger: Ledger) -> None:
-    """Write the table down, before the first run. Raises UserError when there are runs already, whose table is lost."""
-    path = folder / FILE
-    if space.step_times is None or path.exists():
+    """Write the table down, before the first run; see measured.keep."""
+    table = space.step_times
+    if table is None:
         return
-    if ledger.count(SEARCH):
-        raise UserError(f"{path}: missing, and the runs there have the costs that it gave; put it back, or give another --out")
-    replace_text(path, space.step_times.model_dump_json(indent=1) + "\n")
+
+    def is_ours(text: str) -> bool:
+        there = _parsed(text, folder)
+        return there.under == table.under and there.pieces.items() >= table.pieces.items()
+
+    measured.keep(folder, FILE, table.text, ledger, is_ours)
 
 
-def kept(space: Space, folder: Path) -> Space:
-    """The space with the table in its study's folder. Raises UserError when it is missing, or another space's."""
+def kept(space: Space, folder: Path, texts: Texts) -> Space:
+    """The space with its study's table. texts: what its storage has. Raises UserError for none, and for another space's."""
     if not space.asks_step_seconds:
         return space
-    path = folder / FILE
-    if not path.exists():
-        raise UserError(f"{path}: missing; the study's step_seconds are those that it gives")
-    return attached(space, _checked(path, space, asked(space), "put the study's own back"))
+    text = text_of(folder, FILE, texts)
+    if text is None:
+        raise UserError(f"{folder / FILE}: missing; the study's step_seconds are those that it gives")
+    return attached(space, _checked(_parsed(text, folder), folder / FILE, space, asked(space), "put the study's own back"))

@@ -17,15 +17,16 @@ from .record import Record
 from .space import Space
 from .stored import read_folder
 from .variants import variants
-from .widths import kept
+from .widths import by_arm, kept
 
 VERDICT = "verdict.json"
 
 
 def read_verdict(folder: Path, url: str | None = None) -> tuple[Space, list[Record], Confirmation]:
     """The space of a confirmation's folder, its records, and what they say by now. Raises UserError."""
-    space, records = read_folder(folder, url, CONFIRM)
-    return space, records, conclude(space, variants(space, kept(space, folder)), records)
+    stored = read_folder(folder, url, CONFIRM)
+    space, records = stored.space, stored.records
+    return space, records, conclude(space, variants(space, by_arm(kept(space, folder, stored.measured))), records)
 
 
 def last_verdict(folder: Path) -> Confirmation | None:

@@ -8,13 +8,13 @@ from typing import Literal, Protocol
 import torch
 
 from ..lpa.config import Config, UserError
-from ..lpa.files import replace_text
 from ..lpa.model_config import ModelConfig
-from . import timing
+from . import measured, timing
 from .apart import Say, measuring
 from .carry import dense_training
 from .equal_time import COVERAGE
-from .ledger import CONFIRM, Ledger
+from .ledger import Ledger
+from .measured import Texts, text_of
 from .protocol import WITHIN
 from .space import Space
 from .timing import Task, Timings
@@ -72,23 +72,24 @@ class StepSeconds(Config):
     """Of the ratios' intervals."""
     measured: Timings
 
-    @property
-    def widths(self) -> dict[str, int]:
-        """By arm: d_ff."""
-        return {arm: its.d_ff for arm, its in self.measured.arms.items()}
+
+def by_arm(found: StepSeconds | None) -> Mapping[str, int]:
+    """d_ff of each arm; nothing where the protocol asks for none."""
+    return {} if found is None else {arm: its.d_ff for arm, its in found.measured.arms.items()}
 
 
-def of(space: Space, folder: Path, place: Place, measure: Measure = timing.measured) -> StepSeconds | None:
-    """The widths of a confirmation: those in its folder, or measured now; None where none are asked for. Writes nothing.
+def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure = timing.measured) -> StepSeconds | None:
+    """The widths of a confirmation: its own, or measured now; None where none are asked for. Writes nothing. texts: what its
+    storage has.
 
-    Raises UserError when those in the folder are another protocol's, and when none can be measured.
+    Raises UserError when its own are another protocol's, and when none can be measured.
     """
     if STEP_SECONDS not in space.confirm.matches:
         return None
     arms = low_rank_targets(space)
     asked = _asked(space, arms, "cuda" if place.device == "cuda" else "cpu")
-    if (folder / FILE).exists():
-        return _checked(folder / FILE, _read(folder / FILE), asked)
+    if (text := text_of(folder, FILE, texts)) is not None:
+        return _checked(folder / FILE, _parsed(text, folder), asked)
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "confirm.matches: step_seconds is measured on a GPU, as runs train on one, and torch sees none on this machine; "
@@ -96,32 +97,27 @@ def of(space: Space, folder: Path, place: Place, measure: Measure = timing.measu
         )
     with measuring("widths of equal step_seconds") as say:
         task = Task(dense_training(space, asked.device), arms, place.threads, WITHIN, space.confirm.timing_minutes)
-        measured = measure(task, say)
-    return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=measured)
+        timings = measure(task, say)
+    return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=timings)
 
 
-def kept(space: Space, folder: Path) -> Mapping[str, int]:
-    """The widths in a confirmation's folder, by arm; nothing where the protocol asks for none. Raises UserError when they are
-    missing, or another protocol's."""
+def kept(space: Space, folder: Path, texts: Texts) -> StepSeconds | None:
+    """The widths of a confirmation; None where the protocol asks for none. texts: what the storage has. Raises UserError when
+    they are missing, or another protocol's."""
     if STEP_SECONDS not in space.confirm.matches:
-        return {}
-    path = folder / FILE
-    if not path.exists():
-        raise UserError(f"{path}: missing; the arms at equal step_seconds have the widths that it names")
-    found = _read(path)
-    return _checked(path, found, _asked(space, low_rank_targets(space), found.asked.device)).widths
+        return None
+    text = text_of(folder, FILE, texts)
+    if text is None:
+        raise UserError(f"{folder / FILE}: missing; the arms at equal step_seconds have the widths that it names")
+    found = _parsed(text, folder)
+    return _checked(folder / FILE, found, _asked(space, low_rank_targets(space), found.asked.device))
 
 
 def keep(found: StepSeconds | None, folder: Path, ledger: Ledger) -> None:
-    """Write the widths down, before the first run. Raises UserError when there are runs already, whose widths are lost."""
-    path = folder / FILE
-    if found is None or path.exists():
-        return
-    if ledger.count(CONFIRM):
-        raise UserError(
-            f"{path}: missing, and the runs there have the widths that it named; put it back, or give another --out"
-        )
-    replace_text(path, found.model_dump_json(indent=1) + "\n")
+    """Write the widths down, before the first run; see measured.keep."""
+    if found is not None:
+        text = found.model_dump_json(indent=1) + "\n"
+        measured.keep(folder, FILE, text, ledger, lambda there: _parsed(there, folder) == found)
 
 
 def _asked(space: Space, arms: Mapping[str, ModelConfig], device: Device) -> Asked:
@@ -140,11 +136,8 @@ def _words(placed: ModelConfig) -> str:
     return placed.placement.text + (f", {activation}" if activation != "none" else "")
 
 
-def _read(path: Path) -> StepSeconds:
-    try:
-        return StepSeconds.parse_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+def _parsed(text: str, folder: Path) -> StepSeconds:
+    return StepSeconds.parse_json(text, str(folder / FILE))
 
 
 def _checked(path: Path, found: StepSeconds, asked: Asked) -> StepSeconds:
@@ -156,6 +149,6 @@ def _checked(path: Path, found: StepSeconds, asked: Asked) -> StepSeconds:
                 f"{path}: measured for another protocol: {key} ({there.get(key, 'nothing')} there, {here.get(key, 'nothing')} "
                 f"here); give another --out"
             )
-    if missing := sorted(set(asked.arms) - set(found.widths)):
+    if missing := sorted(set(asked.arms) - set(found.measured.arms)):
         raise UserError(f"{path}: no width of '{missing[0]}'")
     return found

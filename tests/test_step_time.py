@@ -336,7 +336,7 @@ def nothing_measured(task, say):
 def kept(tmp_path):
     """A folder with measured widths."""
     space = protocol_space(STEPS)
-    found = widths.of(space, tmp_path, CPU, made_up)
+    found = widths.of(space, tmp_path, CPU, {}, made_up)
     assert list(tmp_path.iterdir()) == []
     widths.keep(found, tmp_path, ledger())
     return tmp_path
@@ -344,12 +344,12 @@ def kept(tmp_path):
 
 def test_widths_are_measured_once_and_read_from_then_on(kept):
     space = protocol_space(STEPS)
-    found = widths.of(space, kept, CPU, nothing_measured)
+    found = widths.of(space, kept, CPU, {}, nothing_measured)
     text = (kept / widths.FILE).read_text()
-    assert found.widths == {arm: its["d_ff"] for arm, its in json.loads(text)["measured"]["arms"].items()}
+    assert widths.by_arm(found) == {arm: its["d_ff"] for arm, its in json.loads(text)["measured"]["arms"].items()}
     widths.keep(found, kept, ledger("confirm-0"))
     assert (kept / widths.FILE).read_text() == text
-    assert {one.target.d_ff for one in variants(space, found.widths)} >= set(found.widths.values())
+    assert {one.target.d_ff for one in variants(space, widths.by_arm(found))} >= set(widths.by_arm(found).values())
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_widths_are_measured_once_and_read_from_then_on(kept):
 def test_another_protocols_widths_are_refused_in_a_line(kept, setting, words):
     more = ["confirm.placements={winner: {ranks: {attention: 1/8}}}"] if words == "winner" else []
     with pytest.raises(UserError, match=words) as raised:
-        widths.of(protocol_space(STEPS, setting, *more), kept, CPU)
+        widths.of(protocol_space(STEPS, setting, *more), kept, CPU, {})
     assert widths.FILE in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -372,27 +372,40 @@ def test_another_protocols_widths_are_refused_in_a_line(kept, setting, words):
 def test_widths_of_another_kind_of_device_and_a_torn_file_are_refused(kept):
     space = protocol_space(STEPS)
     with pytest.raises(UserError, match=r"device \(cpu there, cuda here\)"):
-        widths.of(space, kept, SimpleNamespace(device="cuda", threads=1))
+        widths.of(space, kept, SimpleNamespace(device="cuda", threads=1), {})
     (kept / widths.FILE).write_text("{}")
     with pytest.raises(UserError, match=widths.FILE):
-        widths.of(space, kept, CPU)
+        widths.of(space, kept, CPU, {})
 
 
 def test_who_reads_a_confirmation_finds_its_widths_whatever_device_they_were_measured_on(kept, tmp_path_factory):
     space = protocol_space(STEPS)
-    assert widths.kept(space, kept) == widths.of(space, kept, CPU).widths
+    assert widths.kept(space, kept, {}) == widths.of(space, kept, CPU, {})
     (kept / widths.FILE).write_text((kept / widths.FILE).read_text().replace('"device": "cpu"', '"device": "cuda"', 1))
-    assert set(widths.kept(space, kept)) == {"attention", "ffn", "both"}
+    assert set(widths.by_arm(widths.kept(space, kept, {}))) == {"attention", "ffn", "both"}
     with pytest.raises(UserError, match=r"target\.batch_size"):
-        widths.kept(protocol_space(STEPS, "target.batch_size=16"), kept)
+        widths.kept(protocol_space(STEPS, "target.batch_size=16"), kept, {})
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(UserError, match="missing"):
-        widths.kept(space, empty)
-    assert widths.kept(protocol_space("confirm.matches=[width]"), empty) == {}
+        widths.kept(space, empty, {})
+    assert widths.kept(protocol_space("confirm.matches=[width]"), empty, {}) is None
+
+
+def test_a_confirmation_in_a_server_has_its_widths_in_every_folder(kept, tmp_path_factory):
+    space, study, elsewhere = protocol_space(STEPS), ledger(), tmp_path_factory.mktemp("elsewhere")
+    first = widths.of(space, kept, CPU, {}, nothing_measured)
+    widths.keep(first, kept, study)
+    study.add(CONFIRM, job(space.arm("dense"), "confirm-0"))
+    found = widths.of(space, elsewhere, CPU, study.measured, nothing_measured)
+    assert found == first
+    widths.keep(found, elsewhere, study)
+    assert (elsewhere / widths.FILE).read_bytes() == (kept / widths.FILE).read_bytes()
+    (elsewhere / widths.FILE).unlink()
+    assert widths.kept(space, elsewhere, study.measured) == first
 
 
 def test_runs_whose_widths_are_lost_are_not_gone_on_with(tmp_path):
-    found = widths.of(protocol_space(STEPS), tmp_path, CPU, made_up)
+    found = widths.of(protocol_space(STEPS), tmp_path, CPU, {}, made_up)
     with pytest.raises(UserError, match="missing"):
         widths.keep(found, tmp_path, ledger("confirm-0"))
     assert list(tmp_path.iterdir()) == []
@@ -401,13 +414,13 @@ def test_runs_whose_widths_are_lost_are_not_gone_on_with(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_where_runs_have_a_gpu_and_the_driver_has_none_nothing_is_measured(tmp_path):
     with pytest.raises(UserError, match="torch sees none on this machine"):
-        widths.of(protocol_space(STEPS), tmp_path, SimpleNamespace(device="cuda", threads=1))
+        widths.of(protocol_space(STEPS), tmp_path, SimpleNamespace(device="cuda", threads=1), {})
 
 
 def test_nothing_is_measured_where_step_seconds_is_no_match(tmp_path):
     space = protocol_space("confirm.matches=[width, flops]")
     assert guesses(space) == {}
-    assert widths.of(space, tmp_path, CPU, nothing_measured) is None
+    assert widths.of(space, tmp_path, CPU, {}, nothing_measured) is None
 
 
 # at the proxies

@@ -16,10 +16,12 @@ from lpanas.lpa.step_table import FOLDER, StepTable, Under
 from lpanas.search import timetable
 from lpanas.search.carry import retarget
 from lpanas.search.compare import Comparison, Study
+from lpanas.search.ledger import SEARCH, Ledger
 from lpanas.search.results import Results, read_study
 from lpanas.search.stored import read_records
 from lpanas.search.timetable import FILE, asked, attached, keep, kept, of
-from making import TINY, arm_records, point, tiny_space
+from making import TINY, arm_records, job, point, tiny_space
+from optuna.storages import InMemoryStorage
 
 CPU = SimpleNamespace(device="cpu", threads=1)
 TIMED = ("objectives=[loss_nats, step_seconds]", "vary.rebalance=[none, params]")
@@ -48,7 +50,7 @@ def nothing_measured(task, say):
 
 def timed_space(*settings):
     space = tiny_space(*TIMED, *settings)
-    return of(space, Path("nowhere"), CPU, made_up)
+    return of(space, Path("nowhere"), CPU, {}, made_up)
 
 
 # what is asked for
@@ -89,7 +91,7 @@ def test_a_candidates_seconds_are_its_pieces_and_the_other_costs_stay_what_they_
 
 def test_a_space_that_asks_for_no_seconds_has_none_and_nothing_is_measured(tmp_path):
     space = tiny_space()
-    assert of(space, tmp_path, CPU, nothing_measured) is space
+    assert of(space, tmp_path, CPU, {}, nothing_measured) is space
     assert "step_seconds" not in space.dense_costs
     assert "step_times" not in space.model_dump()
 
@@ -115,17 +117,22 @@ def test_a_limit_that_nothing_keeps_to_is_said_once_times_are_known():
 
 
 def ledger(*runs):
-    return SimpleNamespace(count=lambda kind: len(runs))
+    """A search's, with these runs begun."""
+    space = tiny_space()
+    its = Ledger(space, InMemoryStorage(), "s")
+    for run in runs:
+        its.add(SEARCH, job(space.arm("dense"), run))
+    return its
 
 
 def test_the_folders_own_table_counts_whatever_the_cache_or_a_file_says(tmp_path):
     space = timed_space()
     keep(space, tmp_path, ledger())
-    again = of(tiny_space(*TIMED), tmp_path, CPU, nothing_measured)
+    again = of(tiny_space(*TIMED), tmp_path, CPU, {}, nothing_measured)
     assert again.step_times == space.step_times
-    named = of(tiny_space(*TIMED, "target.step_times=nowhere.json"), tmp_path, CPU, nothing_measured)
+    named = of(tiny_space(*TIMED, "target.step_times=nowhere.json"), tmp_path, CPU, {}, nothing_measured)
     assert named.dense_costs == space.dense_costs
-    assert kept(tiny_space(*TIMED), tmp_path).step_times == space.step_times
+    assert kept(tiny_space(*TIMED), tmp_path, {}).step_times == space.step_times
     keep(space, tmp_path, ledger("trial-0"))
 
 
@@ -133,12 +140,50 @@ def test_a_lost_table_of_a_study_with_runs_is_not_replaced_by_another(tmp_path):
     with pytest.raises(UserError) as raised:
         keep(timed_space(), tmp_path, ledger("trial-0"))
     path = tmp_path / FILE
-    assert str(raised.value) == (
-        f"{path}: missing, and the runs there have the costs that it gave; put it back, or give another --out"
-    )
+    assert str(raised.value) == (f"{path}: missing, and the runs there go by it; put it back, or give another --out")
     assert not path.exists()
     with pytest.raises(UserError, match=f"^{path}: missing; the study's step_seconds are those that it gives$"):
-        kept(tiny_space(*TIMED), tmp_path)
+        kept(tiny_space(*TIMED), tmp_path, {})
+
+
+def slower(space):
+    """The same with another table, as another machine would measure it."""
+    its = space.step_times
+    return attached(space, its.change(pieces={key: one.change(first=3 * one.first) for key, one in its.pieces.items()}))
+
+
+def test_the_storages_table_counts_whatever_a_folder_has_and_every_folder_gets_a_copy(tmp_path):
+    space, study, folders = timed_space(), ledger(), [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    keep(space, folders[0], study)
+    study.add(SEARCH, job(space.arm("dense"), "trial-0"))
+    (folders[1] / FILE).write_text(slower(space).step_times.text)
+    again = of(tiny_space(*TIMED), folders[1], CPU, study.measured, nothing_measured)
+    assert again.dense_costs == space.dense_costs
+    keep(again, folders[1], study)
+    assert (folders[1] / FILE).read_bytes() == (folders[0] / FILE).read_bytes()
+    for folder in folders:
+        (folder / FILE).unlink()
+        assert kept(tiny_space(*TIMED), folder, study.measured).dense_costs == space.dense_costs
+
+
+def test_a_driver_that_measured_while_another_began_the_study_goes_by_the_others_table(tmp_path):
+    space, study = timed_space(), ledger()
+    keep(slower(space), tmp_path, study)
+    other = tmp_path / "other"
+    with pytest.raises(UserError, match="another driver has begun the study with other times; the same command goes on with"):
+        keep(space, other, study)
+    assert not other.exists()
+    again = of(tiny_space(*TIMED), other, CPU, study.measured, nothing_measured)
+    assert again.dense_costs == slower(space).dense_costs
+
+
+def test_the_table_of_a_study_from_before_storages_had_one_is_put_into_its_storage(tmp_path):
+    space, study = timed_space(), ledger("trial-0")
+    (tmp_path / FILE).write_text(space.step_times.text)
+    keep(of(tiny_space(*TIMED), tmp_path, CPU, study.measured, nothing_measured), tmp_path, study)
+    assert study.measured == {FILE: space.step_times.text}
 
 
 def test_a_file_that_was_measured_elsewhere_is_read_and_nothing_is_measured(tmp_path):
@@ -146,7 +191,7 @@ def test_a_file_that_was_measured_elsewhere_is_read_and_nothing_is_measured(tmp_
     keep(space, tmp_path, ledger())
     named = tiny_space(*TIMED, f"target.step_times={tmp_path / FILE}")
     gpu = SimpleNamespace(device="cuda", threads=1)
-    assert of(named, tmp_path / "study", gpu, nothing_measured).dense_costs == space.dense_costs
+    assert of(named, tmp_path / "study", gpu, {}, nothing_measured).dense_costs == space.dense_costs
 
 
 OTHERS = {
@@ -164,17 +209,17 @@ def test_a_file_of_another_target_is_refused_with_what_differs(setting, tmp_path
     there, here = (set(asked(tiny_space(*TIMED, *more))) for more in ((), settings))
     why = OTHERS[setting].format(len(here - there), len(here))
     with pytest.raises(UserError) as raised:
-        of(tiny_space(*TIMED, *settings, f"target.step_times={path}"), tmp_path / "study", CPU, nothing_measured)
+        of(tiny_space(*TIMED, *settings, f"target.step_times={path}"), tmp_path / "study", CPU, {}, nothing_measured)
     assert str(raised.value).startswith(f"{path}: {why}"), raised.value
     assert str(raised.value).endswith("; make it anew: lpanas show SPACE --step-times FILE")
     with pytest.raises(UserError, match=r"; give another --out$"):
-        of(tiny_space(*TIMED, *settings), tmp_path, CPU, nothing_measured)
+        of(tiny_space(*TIMED, *settings), tmp_path, CPU, {}, nothing_measured)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_where_runs_have_a_gpu_and_the_driver_has_none_the_way_is_named(tmp_path):
     with pytest.raises(UserError, match=r"torch sees none on this machine; make a file .* and name it: target\.step_times$"):
-        of(tiny_space(*TIMED), tmp_path, SimpleNamespace(device="cuda", threads=1), nothing_measured)
+        of(tiny_space(*TIMED), tmp_path, SimpleNamespace(device="cuda", threads=1), {}, nothing_measured)
 
 
 def test_a_file_without_a_cost_that_asks_for_it_is_a_mistake():
@@ -192,7 +237,7 @@ def test_what_does_not_fit_is_said_in_a_line():
     with pytest.raises(
         UserError, match=r"^step_seconds: a piece of the target does not fit in memory \(the whole target"
     ) as raised:
-        timetable.measured(space, CPU, asked(space)[:1])
+        timetable.times(space, CPU, asked(space)[:1])
     assert "\n" not in str(raised.value)
 
 
@@ -245,6 +290,26 @@ def test_a_search_minimises_seconds_and_its_numbers_stay_when_the_cache_is_gone(
     assert evidence["step_seconds"] == winner.costs["step_seconds"]
     assert evidence["dense_step_seconds"] == again.space.dense_costs["step_seconds"]
     assert "A step takes" in (out / "export" / "target" / "train.yaml").read_text()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "server"])
+def test_a_study_in_a_server_has_one_table_from_whichever_folder_it_is_gone_on_with(kind, file, tmp_path, call, request):
+    url = f"sqlite:///{tmp_path}/server.db" if kind == "sqlite" else request.getfixturevalue("server_url")
+    one, other, times = tmp_path / "a" / "s", tmp_path / "b" / "s", tmp_path / "times.json"  # as on two machines
+    words = ("--storage", url, "--set", f"target.step_times={times}")
+    space = timed_space()
+    times.write_text(space.step_times.text)
+    assert call("search", file, "--out", one, *words, "--trials", 4)[0] == 0
+    times.write_text(slower(space).step_times.text)
+    code, _, error = call("search", file, "--out", other, *words, "--trials", 5)
+    assert (code, error) == (0, "")
+    assert (one / FILE).read_bytes() == (other / FILE).read_bytes()
+    records = read_study(other, url).records
+    assert len(records) == 5
+    for record in records:
+        assert record.costs["step_seconds"] == space.costs(record.target)["step_seconds"]
+    (one / FILE).unlink()
+    assert call("report", one, "--storage", url)[0] == 0
 
 
 def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, call):

@@ -52,6 +52,11 @@ class Under(Config):
         words += ["checkpointed"] if self.activation_checkpointing else []
         return re.sub(r"[^A-Za-z0-9.+_-]+", "-", "_".join(words)) + ".json"
 
+    def unlike(self, here: "Under") -> str:
+        """How it differs from another, in words; nothing where it does not."""
+        there, other = self.model_dump(), here.model_dump()
+        return ", ".join(f"{key} ({there[key]} there, {other[key]} here)" for key in there if there[key] != other[key])
+
 
 def under(config: TrainConfig) -> Under:
     """What pieces of a training are measured under, here. Raises UserError for kernels that compile more than a piece."""
@@ -66,6 +71,12 @@ def under(config: TrainConfig) -> Under:
         context=config.model.context,
         activation_checkpointing=config.activation_checkpointing,
     )
+
+
+def check_under(there: Under | None, config: TrainConfig) -> None:
+    """Raises UserError where a training is measured here under something else than that, if there is one."""
+    if there is not None and (words := there.unlike(under(config))):
+        raise UserError(f"the study's step times were measured under something else: {words}")
 
 
 def processor() -> str:

@@ -96,7 +96,7 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
 
 def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> None:
     """Confirm a study's claim, and leave the verdict, tables and a page."""
-    from . import confirm, screen, terminal, widths
+    from . import arm_times, confirm, screen, terminal, widths
     from .conclude import conclude
     from .variants import guesses, variants
     from .verdict import write_verdict
@@ -109,13 +109,16 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
     with folder.held(place), live.written(place) as write:
         setup = Setup(space.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, space.search) as executor:
-            timed = widths.of(space, place, executor, folder.measured_before(place, storage, study=directory))
+            texts = folder.measured_before(place, storage, study=directory)
+            timed = widths.of(space, place, executor, texts)
             if timed is not None:
                 arms = variants(space, widths.by_arm(timed))
                 confirm.check(space, arms, shards)
+            space = arm_times.of(space, arms, place, executor, texts, terminal.note)
             study = folder.driven(place, space, shards.content, storage, study=directory)
             with study as ledger, screen.confirming() as draw, Interrupt() as interrupt:
                 widths.keep(timed, place, ledger)
+                arm_times.keep(space, place, ledger)
 
                 def watch(state: confirm.Confirming) -> None:
                     state.stopping = interrupt.signal != 0
@@ -123,6 +126,6 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
                     write(state)
 
                 state = confirm.confirm(space, arms, ledger, executor, watch, checkpoints)
-        found = conclude(space, arms, state.records)
+        found = conclude(space, arms, state.records, widths.timed(timed))
         paths = write_verdict(found, space, state.records, place)
     terminal.print_confirmation(found, paths)

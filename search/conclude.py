@@ -1,7 +1,8 @@
 """The records of a confirmation -> all that they say: a pure function."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from .confirmation import (
     ControlResult,
     SizeShape,
     Tried,
+    WholeSteps,
     ends,
 )
 from .course import Contest, Course, Pairs
@@ -23,15 +25,20 @@ from .ladder import ladder
 from .protocol import WINNER, Control, Match, VersusFamily
 from .record import Record
 from .space import Space
+from .summary import step_times
 from .sweep import Rate
-from .variants import Variant, sized, sizes
+from .timing import Timed
+from .variants import STEP_SECONDS, Variant, sized, sizes
 
+NOTHING: Mapping[str, Timed] = MappingProxyType({})
 EFFECT = Comparison("a control", "better", 0.0)
 """What a control's estimate is of."""
 
 
-def conclude(space: Space, variants: Sequence[Variant], records: Sequence[Record]) -> Confirmation:
-    """What the records say of a protocol's comparisons."""
+def conclude(
+    space: Space, variants: Sequence[Variant], records: Sequence[Record], timed: Mapping[str, Timed] = NOTHING
+) -> Confirmation:
+    """What the records say of a protocol's comparisons. timed: by arm, how its width of equal step_seconds was measured."""
     course = Course(space, variants, records)
     protocol = space.confirm
     comparisons = tuple(one for size in course.sizes for one in _comparisons(course, size))
@@ -46,11 +53,13 @@ def conclude(space: Space, variants: Sequence[Variant], records: Sequence[Record
         winner_is=_winner(variants),
         finished=not course.wanted(),
         sizes=tuple(_shape(space, course, name) for name in course.sizes),
-        arms=tuple(_arm(course, models) for models in _models(variants)),
+        arms=tuple(_arm(course, models, timed) for models in _models(variants)),
         comparisons=comparisons,
         claims=tuple(_claim(comparisons, size, match) for size in course.sizes for match in protocol.matches),
         controls=tuple(one for size in course.sizes for one in _controls(course, size)),
         ladder=tuple(ladder(course, comparisons)),
+        step_times=step_times(space),
+        dense_step_seconds=space.dense_costs.get(STEP_SECONDS),
     )
 
 
@@ -79,8 +88,9 @@ def _winner(variants: Sequence[Variant]) -> str | None:
     return next((arm for arm, its in models.items() if arm != WINNER and its == models.get(WINNER)), None)
 
 
-def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
+def _arm(course: Course, models: Sequence[Variant], timed: Mapping[str, Timed]) -> ArmResult:
     one = models[0]
+    steps = timed.get(one.arm) if STEP_SECONDS in [its.match for its in models] else None
     sweep = course.sweep(one)
     factor, bowl = sweep.factor, sweep.bowl
     cells = course.ended(one)
@@ -111,6 +121,7 @@ def _arm(course: Course, models: Sequence[Variant]) -> ArmResult:
         failed=tuple(seed for seed in losses if seed not in kept),
         mean_nats=float(np.mean(list(kept.values()))) if kept else None,
         std_nats=std,
+        whole_steps=None if steps is None else WholeSteps(steps.ratio, steps.ratio_low, steps.ratio_high, steps.pairs),
     )
 
 

@@ -22,6 +22,7 @@ from .record import Job, Recipe
 from .results import read_study
 from .space import Space
 from .sweep import Cell
+from .timetable import attached, is_of
 from .variants import Variant, as_listed, sized, sizes
 
 
@@ -73,9 +74,13 @@ def confirm(
 
 
 def resolved(folder: Path, storage: str | None, settings: Sequence[str]) -> Space:
-    """The space of a study with its protocol as it will be followed: the winner said by its placement. Raises UserError."""
+    """The space of a study with its protocol as it will be followed: the winner said by its placement; and with the study's
+    step times. Raises UserError."""
     found = read_study(folder, storage)
     space = load_space(str(folder / SPACE), settings)
+    table = found.space.step_times
+    if table is not None and is_of(table, space):
+        space = attached(space, table)
     protocol = space.confirm
     seen = {record.seed for record in (*found.records, *found.seeds)}
     if seen & set(range(space.seed + protocol.seeds.offset, protocol.seed(space.seed, 2 * protocol.seeds.most + 1))):

@@ -44,6 +44,16 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class WholeSteps:
+    """The time of a step of an arm's target over that of the dense one's: whole steps, in pairs."""
+
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """An arm at a size, as one model: what is made equal by one match is often equal by another, too. Or a control."""
 
@@ -80,6 +90,13 @@ class ArmResult:
     """Seeds."""
     mean_nats: float | None
     std_nats: float | None
+    whole_steps: WholeSteps | None = None
+    """Of the target at equal step_seconds, by which its width was found."""
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Of a step of the target: the sum of its pieces; None where these are no cost, or not all known."""
+        return self.target_costs.get("step_seconds")
 
 
 @dataclass(frozen=True)
@@ -210,3 +227,11 @@ class Confirmation:
     claims: tuple[ClaimResult, ...]
     controls: tuple[ControlResult, ...]
     ladder: tuple[LadderStep, ...]
+    step_times: str = ""
+    """What step_seconds are the sum of, and on what it was measured; nothing where they are no cost."""
+    dense_step_seconds: float | None = None
+    """Of a step of the dense target."""
+
+    def step_share(self, one: ArmResult) -> float | None:
+        """The step_seconds of an arm over those of the dense target, where both are known."""
+        return one.step_seconds / self.dense_step_seconds if one.step_seconds and self.dense_step_seconds else None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice, product
@@ -250,11 +251,13 @@ class Space(Config):
         return Candidate(params, models[0], models[1], costs, not self.broken(costs))
 
     def costs(self, target: ModelConfig) -> dict[str, int | float]:
-        """What a target costs, by name; step_seconds once its pieces were measured."""
+        """What a target costs, by name; step_seconds once all its pieces were measured: of a search's candidates before any
+        run, of a confirmation's arms not always."""
         figures = cost(target, self.target.microbatch, recomputes=self.target.activation_checkpointing).asdict()
         found: dict[str, int | float] = {name: figures[name] for name in FORMULAS}
         if self.step_times is not None:
-            found[STEP_SECONDS] = self.step_times.step_seconds(target, self.target.model.d_ff, self.target.batch_size)
+            with suppress(KeyError):
+                found[STEP_SECONDS] = self.step_times.step_seconds(target, self.target.model.d_ff, self.target.batch_size)
         return found
 
 

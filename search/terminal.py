@@ -37,6 +37,11 @@ DIFFERENT = 12
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
+def note(line: str) -> None:
+    """Something to mind, beside the results."""
+    print(f"lpanas: {line}", file=sys.stderr, flush=True)
+
+
 def print_results(found: Results, paths: dict[str, object]) -> None:
     """One screen: the front in characters, the arms and the front in numbers, the winner, the smallest difference, where
     things are."""

@@ -27,7 +27,7 @@ from ..lpa.pieces import (
 )
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache
-from ..lpa.step_table import FOLDER, StepTable, read_table, step_table
+from ..lpa.step_table import FOLDER, StepTable, Under, check_under, read_table, step_table
 from ..lpa.train_config import TrainConfig
 from . import measured
 from .apart import Say, Work, apart, measuring
@@ -53,6 +53,8 @@ class Task:
     """The folder of what was measured before."""
     threads: int
     """On a CPU."""
+    under: Under | None = None
+    """What it has to be measured under, if not under whatever is here."""
 
 
 Measure = Callable[[Task, Say], StepTable]
@@ -114,19 +116,22 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
         path = Path(space.target.step_times).expanduser()
         remedy = "make it anew: lpanas show SPACE --step-times FILE"
         return attached(space, _checked(read_table(path), path, space, pieces, remedy))
+    return attached(space, times(space, place, pieces, measure))
+
+
+def times(
+    space: Space, place: Place, pieces: tuple[Piece, ...], measure: Measure | None = None, under: Under | None = None
+) -> StepTable:
+    """The times of some pieces of a space's target, from the cache or measured now. under: what they have to be measured under,
+    if not under whatever is here. Raises UserError."""
     if place.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine; make a file on one "
             "that has (lpanas show SPACE --step-times FILE) and name it: target.step_times"
         )
-    return attached(space, times(space, place, pieces, measure))
-
-
-def times(space: Space, place: Place, pieces: tuple[Piece, ...], measure: Measure | None = None) -> StepTable:
-    """The times of some pieces of a space's target, from the cache or measured now. Raises UserError."""
-    config = dense_training(space, place.device)
+    config, threads = dense_training(space, place.device), under.threads if under else place.threads
     with measuring(STEP_SECONDS) as say:
-        return (measure or _apart)(Task(config, pieces, cache() / FOLDER, place.threads), say)
+        return (measure or _apart)(Task(config, pieces, cache() / FOLDER, threads or place.threads, under), say)
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ def _apart(task: Task, say: Say) -> StepTable:
 
 
 def _work(task: Task, say: Say) -> StepTable:
+    check_under(task.under, task.config)
     return step_table(task.config, task.pieces, say, task.cache)
 
 
@@ -187,6 +193,11 @@ def _checked(table: StepTable, path: Path, space: Space, pieces: tuple[Piece, ..
     if lacking := table.lacks(pieces):
         raise UserError(f"{path}: lacks {len(lacking)} of {len(pieces)} pieces, the first '{lacking[0].key}'; {remedy}")
     return table.only(pieces)
+
+
+def is_of(table: StepTable, space: Space) -> bool:
+    """Whether it is of steps like those of the space's target."""
+    return all(there == here for there, here in steps_of(table, space).values())
 
 
 def steps_of(table: StepTable, space: Space) -> dict[str, tuple[int, int]]:

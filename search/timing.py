@@ -11,6 +11,7 @@ from ..lpa.config import Config, UserError
 from ..lpa.cost import rebalance, training_cost
 from ..lpa.kernels import each_shape_by_itself, resolved
 from ..lpa.model_config import ModelConfig
+from ..lpa.step_table import Under, check_under
 from ..lpa.step_time import Stepper
 from ..lpa.train import is_bfloat16
 from ..lpa.train_config import TrainConfig
@@ -45,6 +46,8 @@ class Task:
     """What a ratio of times may miss of 1."""
     minutes: float = 30.0
     """What all of it may take."""
+    under: Under | None = None
+    """Of the study's table of step times, if it has one: nothing is measured under something else."""
 
 
 class Timed(Config):
@@ -93,6 +96,10 @@ def _too_large(task: Task, error: str) -> str:
 
 def timings(task: Task, say: Say) -> Timings:
     """Measure in this process. Raises UserError."""
+    try:
+        check_under(task.under, task.config)
+    except UserError as error:
+        raise UserError(f"{error}; confirm it there, or without step_seconds among the matches") from None
     with each_shape_by_itself(resolved(task.config.kernels, task.config.resolve_device())):
         return _timings(task, say)
 

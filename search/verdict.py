@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from ..lpa.config import UserError
 from ..lpa.files import replace_text
+from . import arm_times, widths
 from .conclude import conclude
 from .confirmation import Confirmation
 from .folder import RECORDS
@@ -17,7 +18,6 @@ from .record import Record
 from .space import Space
 from .stored import read_folder
 from .variants import variants
-from .widths import by_arm, kept
 
 VERDICT = "verdict.json"
 
@@ -25,8 +25,9 @@ VERDICT = "verdict.json"
 def read_verdict(folder: Path, url: str | None = None) -> tuple[Space, list[Record], Confirmation]:
     """The space of a confirmation's folder, its records, and what they say by now. Raises UserError."""
     stored = read_folder(folder, url, CONFIRM)
-    space, records = stored.space, stored.records
-    return space, records, conclude(space, variants(space, by_arm(kept(space, folder, stored.measured))), records)
+    space, records = arm_times.kept(stored.space, folder, stored.measured), stored.records
+    timed = widths.kept(space, folder, stored.measured)
+    return space, records, conclude(space, variants(space, widths.by_arm(timed)), records, widths.timed(timed))
 
 
 def last_verdict(folder: Path) -> Confirmation | None:

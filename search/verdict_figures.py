@@ -21,8 +21,9 @@ VALID, TEST = "validation loss (loss_nats)", "test loss (loss_nats)"
 COSTS = {
     "flops_per_token": ("training FLOPs", "share of dense (flops_per_token)"),
     "body_params": ("parameters of the body", "share of dense (params)"),
+    "step_seconds": ("a step of the target", "share of dense (step_seconds)"),
 }
-"""What a panel is named after, and its axis."""
+"""What a panel is named after, and its axis. The first two are of what was trained."""
 CONTROLS = {"": ("solid", ""), "scaled": ("dot", "-open"), "init": ("dash", "-open-dot"), "warmup": ("dashdot", "-dot")}
 """The line of a control, and what becomes of its arm's symbol."""
 HEIGHT = 400
@@ -181,17 +182,30 @@ def lay_out(figure: go.Figure, title: str, x: str, y: str, height: int = HEIGHT)
 # costs
 
 
+def known_costs(found: Confirmation) -> list[str]:
+    """Those of COSTS that are known."""
+    return [cost for cost in COSTS if cost != "step_seconds" or found.dense_step_seconds is not None]
+
+
+def _share(found: Confirmation, one: ArmResult, cost: str) -> float | None:
+    """Of the dense arm's cost."""
+    if cost == "step_seconds":
+        return found.step_share(one)
+    dense = next(shape for shape in found.sizes if shape.name == one.size)
+    return getattr(one, cost) / getattr(dense, cost)
+
+
 def cost_rows(found: Confirmation, cost: str) -> pd.DataFrame:
-    """A row an arm that has a loss: its mean test loss with its interval, nats, and its cost as trained, as a share of dense.
-    cost: `flops_per_token` or `body_params`."""
-    dense, first = {shape.name: getattr(shape, cost) for shape in found.sizes}, matches(found)[0]
+    """A row an arm that has a loss and this cost: its mean test loss with its interval, nats, and its cost as a share of dense.
+    cost: of COSTS."""
+    first = matches(found)[0]
     rows = [
         {
             "size": one.size,
             "arm": one.arm,
             "matches": at_equal(one.matches),
             "first": first in one.matches,
-            "share": getattr(one, cost) / dense[one.size],
+            "share": share,
             "n": len(one.losses_nats),
             "mean": mean,
             "low": low,
@@ -199,7 +213,7 @@ def cost_rows(found: Confirmation, cost: str) -> pd.DataFrame:
         }
         for one in arms(found)
         for mean, (low, high) in [mean_and_ends(one.losses_nats)]
-        if one.losses_nats
+        if one.losses_nats and (share := _share(found, one, cost)) is not None
     ]
     return pd.DataFrame(rows, columns=["size", "arm", "matches", "first", "share", "n", "mean", "low", "high"])
 
@@ -209,7 +223,8 @@ def cost_figures(found: Confirmation) -> list[go.Figure]:
     style = styles(found)
     return [
         _costs(f"{size}, {words}", its, axis, style)
-        for cost, (words, axis) in COSTS.items()
+        for cost in known_costs(found)
+        for words, axis in [COSTS[cost]]
         for size, its in cost_rows(found, cost).groupby("size", sort=False)
     ]
 

@@ -15,7 +15,7 @@ from .forest import CONTROLS, VERDICTS, comparison_rows, control_rows, forest_fi
 from .ladder_figures import effect_figures, effect_rows, rank_figures, rank_rows
 from .page import div, rendered
 from .space import Space
-from .verdict_figures import COSTS, cost_figures, cost_rows, rate_figures, rate_rows
+from .verdict_figures import cost_figures, cost_rows, known_costs, rate_figures, rate_rows
 from .wording import claim, headline, sections, terms
 
 
@@ -31,6 +31,7 @@ def write_page(found: Confirmation, space: Space, place: Path) -> Path:
         claim=claim(found),
         headline=headline(found),
         terms=terms(found),
+        whole_steps=any(one.whole_steps for one in found.arms),
         sections=sections(found),
         forest=div(forest_figure(comparison_rows(found), VERDICTS, found.matters_nats)),
         rates=[div(figure) for figure in rate_figures(found)],
@@ -48,7 +49,7 @@ def write_page(found: Confirmation, space: Space, place: Path) -> Path:
 def figures(found: Confirmation) -> list[Figure]:
     """All of the page that have something drawn, for files: a panel is a figure, numbered, as names of sizes name no files."""
     forests = (("comparisons", comparison_rows(found), VERDICTS), ("controls", control_rows(found), CONTROLS))
-    costs = pd.concat([cost_rows(found, cost).assign(cost=cost) for cost in COSTS])
+    costs = pd.concat([cost_rows(found, cost).assign(cost=cost) for cost in known_costs(found)])
     matters = found.matters_nats
     its = [Figure(name, name, "", rows, forest_figure(rows, kinds, matters)) for name, rows, kinds in forests if len(rows)]
     its += _panels("rates", rate_figures(found), rate_rows(found), ["size", "panel"])

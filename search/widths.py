@@ -17,7 +17,7 @@ from .ledger import Ledger
 from .measured import Texts, text_of
 from .protocol import WITHIN
 from .space import Space
-from .timing import Task, Timings
+from .timing import Task, Timed, Timings
 from .variants import STEP_SECONDS, low_rank_targets
 
 FILE = "step_seconds.json"
@@ -78,6 +78,11 @@ def by_arm(found: StepSeconds | None) -> Mapping[str, int]:
     return {} if found is None else {arm: its.d_ff for arm, its in found.measured.arms.items()}
 
 
+def timed(found: StepSeconds | None) -> Mapping[str, Timed]:
+    """What was measured of each arm, likewise."""
+    return {} if found is None else found.measured.arms
+
+
 def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure = timing.measured) -> StepSeconds | None:
     """The widths of a confirmation: its own, or measured now; None where none are asked for. Writes nothing. texts: what its
     storage has.
@@ -96,7 +101,9 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
             "start it on one that has, or leave step_seconds out"
         )
     with measuring("widths of equal step_seconds") as say:
-        task = Task(dense_training(space, asked.device), arms, place.threads, WITHIN, space.confirm.timing_minutes)
+        under = space.step_times.under if space.step_times is not None else None
+        threads = (under.threads if under else 0) or place.threads
+        task = Task(dense_training(space, asked.device), arms, threads, WITHIN, space.confirm.timing_minutes, under)
         timings = measure(task, say)
     return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=timings)
 

@@ -75,6 +75,7 @@ def remarks(found: Confirmation) -> list[Section]:
             "From size to size (intervals of 95 % and orders as if the seeds had been fixed beforehand)",
             [ladder(found, step) for step in found.ladder],
         ),
+        ("What a step of the target takes, x the dense arm's", list(_steps(found))),
         ("To mind", list(_minded(found))),
         ("Spent", [f"{found.runs} runs and {found.tokens:,} training tokens in all."]),
     ]
@@ -198,6 +199,22 @@ def _far(found: Confirmation) -> str:
     params = next((one.target_costs["params"] for one in found.arms if one.arm == "dense"), None)
     largest = found.sizes[-1]
     return "the target" if params is None else f"the target ({params / largest.params:,.0f} x the parameters of {largest.name})"
+
+
+def _steps(found: Confirmation) -> Iterator[str]:
+    """step_seconds of the arms, which are the target's and so the same at every size."""
+    its = [one for one in found.arms if one.size == found.sizes[0].name and not one.control and one.arm != "dense"]
+    for matches in dict.fromkeys(one.matches for one in its):
+        here = [(one.arm, found.step_share(one)) for one in its if one.matches == matches]
+        if known := [f"{arm} {share:.3f}" for arm, share in here if share is not None]:
+            yield f"At equal {_list(matches)}, the sum of its pieces: {', '.join(known)}."
+    if whole := [(one.arm, one.whole_steps) for one in its if one.whole_steps is not None]:
+        told = [f"{arm} {steps.ratio:.4f} ({steps.low:.4f} to {steps.high:.4f})" for arm, steps in whole]
+        yield f"At equal step_seconds, whole steps in pairs: {', '.join(told)}."
+    if found.step_times:
+        yield found.step_times
+        if lacking := [_where(one) for one in its if one.step_seconds is None]:
+            yield f"Not known of {_list(lacking)}: pieces that were measured neither by the study nor afterwards on its device."
 
 
 def _minded(found: Confirmation) -> Iterator[str]:

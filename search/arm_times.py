@@ -1,0 +1,72 @@
+"""The seconds of a step of a confirmation's arms, where its study counts them: by the study's own table, with what that lacks
+measured where it was measured itself; an arm is left without rather than with a sum of two devices' times."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..lpa.config import UserError
+from ..lpa.pieces import Piece, pieces
+from ..lpa.step_table import StepTable
+from . import measured
+from .ledger import Ledger
+from .measured import Texts, text_of
+from .space import Space
+from .timetable import FILE, Measure, attached, is_of, times
+from .variants import Variant
+from .widths import Place
+
+
+def of(
+    space: Space,
+    arms: Sequence[Variant],
+    folder: Path,
+    place: Place,
+    texts: Texts,
+    say: Callable[[str], object],
+    measure: Measure | None = None,
+) -> Space:
+    """The space with the times of its arms' pieces: the confirmation's own, or the study's, which the space has, and what is
+    missing there measured now; as it is where it asks for none. Writes nothing but the cache.
+
+    texts: what the confirmation's storage has; say: hears in a line why some arms have no seconds.
+    """
+    if not space.asks_step_seconds:
+        return space
+    if (text := text_of(folder, FILE, texts)) is not None:
+        return attached(space, StepTable.parse_json(text, str(folder / FILE)))
+    table, wanted = space.step_times, asked(space, arms)
+    lacking = wanted if table is None else table.lacks(wanted)
+    if lacking:
+        try:
+            found = times(space, place, tuple(lacking), measure, under=None if table is None else table.under)
+            table = found if table is None else table.change(pieces=table.pieces | found.pieces)
+        except UserError as error:
+            say(f"some arms have no step_seconds, as {len(lacking)} pieces of their steps are not known: {error}")
+    return space if table is None else attached(space, table.only(set(wanted) - set(table.lacks(wanted))))
+
+
+def asked(space: Space, arms: Sequence[Variant]) -> list[Piece]:
+    """All pieces of the arms' targets and of the dense one."""
+    dense = space.target.model
+    return list(dict.fromkeys(piece for one in (dense, *(arm.target for arm in arms)) for piece in pieces(one, dense.d_ff)))
+
+
+def keep(space: Space, folder: Path, ledger: Ledger) -> None:
+    """Write the arms' table down; see measured.keep. A confirmation that was begun by an older version gets one, too."""
+    table = space.step_times
+    if table is None:
+        return
+    if FILE not in ledger.measured:
+        ledger.keep_measured(FILE, table.text)
+    measured.keep(folder, FILE, table.text, ledger, lambda text: StepTable.parse_json(text, FILE) == table)
+
+
+def kept(space: Space, folder: Path, texts: Texts) -> Space:
+    """The space with the table of its confirmation; as it is where that has none. Raises UserError."""
+    text = text_of(folder, FILE, texts) if space.asks_step_seconds else None
+    if text is None:
+        return space
+    table = StepTable.parse_json(text, str(folder / FILE))
+    if not is_of(table, space):
+        raise UserError(f"{folder / FILE}: measured for another target; put the confirmation's own back")
+    return attached(space, table)

@@ -116,7 +116,17 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
         path = Path(space.target.step_times).expanduser()
         remedy = "make it anew: lpanas show SPACE --step-times FILE"
         return attached(space, _checked(read_table(path), path, space, pieces, remedy))
+    if not _can(place):
+        raise UserError(
+            "step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine; make a file on one "
+            "that has (lpanas show SPACE --step-times FILE) and name it: target.step_times"
+        )
     return attached(space, times(space, place, pieces, measure))
+
+
+def _can(place: Place) -> bool:
+    """Whether this machine has what its workers train on."""
+    return place.device != "cuda" or torch.cuda.is_available()
 
 
 def times(
@@ -124,11 +134,8 @@ def times(
 ) -> StepTable:
     """The times of some pieces of a space's target, from the cache or measured now. under: what they have to be measured under,
     if not under whatever is here. Raises UserError."""
-    if place.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine; make a file on one "
-            "that has (lpanas show SPACE --step-times FILE) and name it: target.step_times"
-        )
+    if not _can(place):
+        raise UserError("step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine")
     config, threads = dense_training(space, place.device), under.threads if under else place.threads
     with measuring(STEP_SECONDS) as say:
         return (measure or _apart)(Task(config, pieces, cache() / FOLDER, threads or place.threads, under), say)

@@ -1,4 +1,4 @@
-"""What trains in tests/benchmarks/gpu.py: our own loop's step, and that of other programs as their users train fastest."""
+"""What trains in tests/benchmarks/gpu.py, in turn: our own loop's step (other programs' are in others.py)."""
 
 import gc
 import time
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from clocks import Clocks
 from lpanas.lpa.data import Batches, near
 from lpanas.lpa.distributed import ALONE
 from lpanas.lpa.guard import Guard
@@ -19,17 +20,18 @@ from lpanas.lpa.kernels import forget as forget_compiled
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.step_time import timed
-from lpanas.lpa.train import adder, autocast, fresh, step
+from lpanas.lpa.train import adder, fresh, step
 from lpanas.lpa.train_config import TrainConfig
+from lpanas.search.equal_time import FIRST
 
 WARMUP, TOGETHER = 6, 3
 """Steps before the first that counts, which compile, capture and settle; steps timed as one."""
+LONG_SECONDS = 0.1
+"""Where one of the steps takes as long, each is timed by itself, of all."""
 TOKENS = 2**22
 """Random ones that batches are cut from."""
 STEPS = 1000
 """After which the batches come again."""
-MODES = {False: (None, "max-autotune-no-cudagraphs"), True: ("reduce-overhead",)}
-"""torch.compile's, for other programs, without and with CUDA graphs."""
 
 TOY = {"vocab_size": 264, "context": 32, "d_model": 32, "d_ff": 88, "n_heads": 2, "n_layers": 2, "rank_multiple": 4}
 
@@ -41,6 +43,7 @@ class Asked:
     toy: bool
     seconds: float
     device: torch.device
+    clocks: Clocks = field(default_factory=Clocks)
 
 
 @dataclass
@@ -55,6 +58,10 @@ class Contender:
     taken: list[float] = field(default_factory=list)
     """Seconds of steps."""
     failed: str = ""
+    clocks: dict[str, Any] | None = None
+    """Of the device while it was timed."""
+    kernels: dict[str, float] = field(default_factory=dict)
+    """Seconds of each in one step, by its name; empty where nobody asked or the profiler says nothing."""
 
     @property
     def seconds(self) -> float:
@@ -102,64 +109,6 @@ def random_tokens(config: TrainConfig, asked: Asked) -> np.ndarray:
     return np.random.default_rng(0).integers(config.model.vocab_size, size=count, dtype=np.uint16)
 
 
-def batch_of(config: TrainConfig, asked: Asked) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch, context) each, on the device."""
-    tokens = random_tokens(config, asked)
-    inputs, targets = Batches(tokens, config.model.context, config.batch_size, config.seed)(0)
-    return inputs.to(asked.device), targets.to(asked.device)
-
-
-def hugging_face(config: TrainConfig, mode: str | None, asked: Asked) -> Contender:
-    """LlamaForCausalLM as its users train it fastest: compiled, SDPA, autocast, fused AdamW. It waits for no batch."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    began, m = time.perf_counter(), config.model
-    shape = LlamaConfig(
-        vocab_size=m.vocab_size, hidden_size=m.d_model, intermediate_size=m.d_ff, num_hidden_layers=m.n_layers,
-        num_attention_heads=m.n_heads, max_position_embeddings=m.context, attn_implementation="sdpa", use_cache=False,
-    )  # fmt: skip
-    model = LlamaForCausalLM(shape).to(asked.device)
-    fast = model if asked.toy else torch.compile(model, mode=mode)
-    inputs, _ = batch_of(config, asked)
-    return warmed(of_others(model, lambda: fast(input_ids=inputs, labels=inputs).loss, config, asked), asked, began)
-
-
-def litgpt(config: TrainConfig, mode: str | None, asked: Asked) -> Contender:
-    """Its GPT of the same shape, likewise."""
-    from litgpt import GPT, Config
-
-    began, m = time.perf_counter(), config.model
-    shape = Config(
-        block_size=m.context, vocab_size=m.vocab_size, padded_vocab_size=m.vocab_size, n_layer=m.n_layers, n_head=m.n_heads,
-        n_embd=m.d_model, rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP", intermediate_size=m.d_ff,
-    )  # fmt: skip
-    model = GPT(shape).to(asked.device)
-    fast = model if asked.toy else torch.compile(model, mode=mode)
-    inputs, targets = batch_of(config, asked)
-
-    def loss() -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(fast(inputs).flatten(0, 1).float(), targets.flatten())
-
-    return warmed(of_others(model, loss, config, asked), asked, began)
-
-
-def of_others(model: torch.nn.Module, loss: Callable[[], torch.Tensor], config: TrainConfig, asked: Asked) -> Contender:
-    """Another program's model, with what ours has around it."""
-    adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
-
-    def once() -> None:
-        torch.compiler.cudagraph_mark_step_begin()
-        with autocast(config, asked.device):
-            its = loss()
-        its.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adamw.step()
-        adamw.zero_grad(set_to_none=True)
-
-    return Contender(once, config.batch_tokens)
-
-
 def warmed(one: Contender, asked: Asked, began: float) -> Contender:
     """After what compiles, captures and settles."""
     for _ in range(WARMUP):
@@ -171,20 +120,33 @@ def warmed(one: Contender, asked: Asked, began: float) -> Contender:
 
 
 def in_turn(makers: dict[str, Make], asked: Asked) -> dict[str, Contender]:
-    """All on the device together, steps of each in turn until the time is over; one that fails is left, with its words."""
+    """All on the device together, steps of each in turn until the time is over and there are as many rounds as an interval
+    needs; one that fails is left, with its words."""
     found = {name: _made(make) for name, make in makers.items()}
-    end = time.perf_counter() + asked.seconds
+    began = time.perf_counter()
     while going := [one for one in found.values() if not one.failed]:
-        if time.perf_counter() >= end and len(going[0].taken) >= 3:
+        if time.perf_counter() >= began + asked.seconds and len(going[0].taken) >= FIRST:
             break
+        together = 1 if max((one.taken[-1] for one in going if one.taken), default=0.0) >= LONG_SECONDS else TOGETHER
         for one in going:
             try:
-                seconds = timed(asked.device, [lambda one=one: [one.step() for _ in range(TOGETHER)] and None])
-                one.taken.append(seconds[0] / TOGETHER)
+                one.taken.append(step_seconds(one.step, together, asked.device))
             except Exception as error:
                 one.failed, one.step = last_lines(error), lambda: None
                 one.taken.clear()
+    for one in found.values():
+        one.clocks = asked.clocks.during(began, time.perf_counter())
     return found
+
+
+def step_seconds(step: Callable[[], object], together: int, device: torch.device) -> float:
+    """Of one of so many steps that are timed as one."""
+
+    def steps() -> None:
+        for _ in range(together):
+            step()
+
+    return timed(device, [steps])[0] / together
 
 
 def _made(make: Make) -> Contender:

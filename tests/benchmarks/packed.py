@@ -21,7 +21,7 @@ from lpanas.search.noise import measure
 from lpanas.search.presets import named_shape
 from lpanas.search.record import Record
 from lpanas.search.stored import read_records
-from staged import Rows, output
+from staged import Rows, one_gpu, output
 
 SEARCH_SECONDS = 300
 """After which a search is given up (assumption)."""
@@ -157,10 +157,18 @@ def packed(shape: Shape, way: Way, asked: Asked) -> dict[str, Any]:
         path.write_text(json.dumps(search(shape, way, asked)))
         command = ["-c", "from lpanas.search.cli import main; main()", "search", str(path), "--out", f"{folder}/out"]
         began = time.perf_counter()
-        output([sys.executable, *command], SEARCH_SECONDS)
+        output([sys.executable, *command], SEARCH_SECONDS, one_gpu(asked.device))
         seconds = time.perf_counter() - began
         records = sorted(read_records(Path(folder) / "out" / "records.jsonl"), key=lambda record: record.run)
+    check_one_device(records)
     return told(records) | {"search_seconds": seconds}
+
+
+def check_one_device(records: Sequence[Record]) -> None:
+    """Raises RuntimeError unless all runs were on one device, as their workers name it: `0, GPU 0`."""
+    workers = {record.measured.worker for record in records if record.measured}
+    if len({worker.partition(", ")[2] for worker in workers}) != 1 or "" in workers:
+        raise RuntimeError(f"not on one device: workers {sorted(workers)}")
 
 
 def told(records: Sequence[Record]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import signal
 import subprocess
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clocks import Clocks, constants
 from contenders import last_lines
 from lpanas.lpa.files import replace_text
 
 Rows = Iterator[dict[str, Any]]
 
 PACKAGES = ("torch", "triton", "transformers", "litgpt")
-CLOCKS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu,memory.total"
 ENDING_SECONDS = 30
 """For a process that is asked to end (assumption)."""
 
@@ -32,8 +33,8 @@ class OverError(BaseException):
 class Report:
     """What the stages found, and where it is kept."""
 
-    def __init__(self, path: Path | None, device: torch.device) -> None:
-        self.path, self.device = path, device
+    def __init__(self, path: Path | None, device: torch.device, clocks: Clocks | None = None) -> None:
+        self.path, self.clocks = path, clocks or Clocks()
         self.found: dict[str, Any] = {"command": sys.argv, "environment": environment(device)}
         self.failed = False
 
@@ -57,7 +58,8 @@ class Report:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         self.failed |= "failed" in its
-        its |= {"seconds": time.perf_counter() - began, "clocks_after": clocks(self.device)}
+        ended = time.perf_counter()
+        its |= {"seconds": ended - began, "clocks": self.clocks.during(began, ended)}
         self.write()
 
     @property
@@ -112,21 +114,18 @@ def _end(process: subprocess.Popen[str]) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, versions, clocks."""
+    """Device, versions, and what of its GPU does not change."""
     found: dict[str, Any] = {"python": platform.python_version(), "time": time.time()}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     if device.type != "cuda":
         return found | {"device": "cpu"}
-    return found | {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "clocks": clocks(device)}
+    return found | {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, **constants(device)}
 
 
-def clocks(device: torch.device) -> str | None:
-    """As CLOCKS says, of a GPU."""
+def one_gpu(device: torch.device) -> dict[str, str]:
+    """The environment of a program that is to see this process's first GPU alone, which is the one that is measured."""
     if device.type != "cuda":
-        return None
-    with suppress(OSError, subprocess.SubprocessError):
-        words = ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv,noheader"]
-        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    return None
+        return dict(os.environ)
+    return os.environ | {"CUDA_VISIBLE_DEVICES": (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").split(",")[0]}

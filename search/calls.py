@@ -64,7 +64,8 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
         with begin(setup, loaded.search) as executor:
             from . import screen, study, terminal, timetable
 
-            loaded = timetable.of(loaded, place, executor, folder.measured_before(place, storage))
+            texts = folder.measured_before(place, storage) if loaded.asks_step_seconds else {}
+            loaded = timetable.of(loaded, place, executor, texts)
             study_of = folder.driven(place, loaded, shards.content, storage)
             with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
                 timetable.keep(loaded, place, ledger)
@@ -109,7 +110,8 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
     with folder.held(place), live.written(place) as write:
         setup = Setup(space.proxy, shards.folder, checkpoints := place / CHECKPOINTS)
         with begin(setup, space.search) as executor:
-            texts = folder.measured_before(place, storage, study=directory)
+            asks = space.asks_step_seconds or "step_seconds" in space.confirm.matches
+            texts = folder.measured_before(place, storage, study=directory) if asks else {}
             timed = widths.of(space, place, executor, texts)
             if timed is not None:
                 arms = variants(space, widths.by_arm(timed))

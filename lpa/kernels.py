@@ -4,8 +4,8 @@ but for the last bits, whichever it is."""
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import UserError
 from .linear import LowRankLinear
 
 Inputs = ParamSpec("Inputs")
@@ -134,11 +135,24 @@ def _allow_kinds() -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_KINDS)
 
 
-def each_shape_by_itself(name: str) -> AbstractContextManager[object]:
-    """While times are taken: what is compiled knows its shape, as in a training, which has but one; not one for several."""
+@contextmanager
+def each_shape_by_itself(name: str) -> Generator[None]:
+    """While times are taken: what is compiled knows its shape, as in a training, which has but one; not one for several. Raises
+    UserError for more kinds than are compiled: the next ones would silently be timed uncompiled."""
     if name == "plain":
-        return nullcontext()
-    return torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=COMPILED_KINDS)
+        yield
+        return
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    strict = {"automatic_dynamic_shapes": False, "recompile_limit": COMPILED_KINDS, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(strict):
+        try:
+            yield
+        except FailOnRecompileLimitHit:
+            raise UserError(
+                f"kernels: {name} is compiled for {COMPILED_KINDS} kinds of shapes in a process, and more of them are to be "
+                "timed; vary fewer ranks or widths"
+            ) from None
 
 
 def resolved(name: KernelsName, device: torch.device) -> KernelsName:

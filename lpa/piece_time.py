@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import Config, UserError
+from .held import Run, held
 from .kernels import PLAIN, Kernels, products, regions, resolved
 from .linear import FactorActivation, LowRankLinear
 from .model import Block, build, rotary, widen
 from .model_config import ModelConfig
 from .pieces import Attend, Ends, Layer, Piece, Project, Stream, Update, Widen
-from .step_time import WARMUP, timed
+from .step_time import WARMUP
 from .train import accumulate, autocast, gradient_norm, is_bfloat16, update
 from .train_config import TrainConfig
 
@@ -44,6 +45,9 @@ class PieceTime(Config):
     """Forward and backward pass of a step's first microbatch, which makes the gradient; the update, of an Update."""
     more: float
     """Of a further one, which adds to it."""
+    host_first: float = 0.0
+    host_more: float = 0.0
+    """In which the host starts the kernels of these on a GPU; on a CPU 0."""
     n: int
     """Measurements."""
     spread: float
@@ -68,22 +72,23 @@ class Parts:
 
 def piece_time(piece: Piece, config: TrainConfig) -> PieceTime:
     """Measure a piece in this process. config: the dense target's training. Raises UserError for kernels that compile more
-    than a piece."""
+    than a piece, and where a GPU cannot be held until it has all of it."""
     device = config.resolve_device()
     its = parts(piece, config, device)
     for _ in range(WARMUP):
         its.before()
         its.first()
         its.more()
-    taken = list[tuple[float, float]]()
-    while len(taken) < ROUNDS or (sum(map(sum, taken)) < SECONDS and len(taken) < MOST):
-        its.before()
-        one, other = timed(device, [its.first, its.more])
-        taken.append((one, other))
-    both = [one + other for one, other in taken]
-    low, middle, high = quantiles(both, n=4)
-    one, other = (median(side) / its.copies for side in zip(*taken, strict=True))
-    return PieceTime(first=one, more=0.0 if isinstance(piece, Update) else other, n=len(taken), spread=(high - low) / middle)
+    once, runs = held(device, its.before, [its.first, its.more]), list[Run]()
+    while len(runs) < ROUNDS or (sum(sum(run.device) for run in runs) < SECONDS and len(runs) < MOST):
+        runs.append(once())
+    low, middle, high = quantiles([sum(run.device) for run in runs], n=4)
+    first, more = (median(side) / its.copies for side in zip(*(run.device for run in runs), strict=True))
+    host_first, host_more = (median(side) / its.copies for side in zip(*(run.host for run in runs), strict=True))
+    if isinstance(piece, Update):
+        more = host_more = 0.0
+    spread = (high - low) / middle
+    return PieceTime(first=first, more=more, host_first=host_first, host_more=host_more, n=len(runs), spread=spread)
 
 
 def parts(piece: Piece, config: TrainConfig, device: torch.device) -> Parts:

@@ -1,5 +1,6 @@
 """A training step as pieces that are computed one after the other: which ones a model has, and how often each."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from .model_config import ModelConfig
 WIDEN_BY = 2**0.25
 """From one width of the FFN that is measured to the next: 1, 1.19, 1.41, ... times the dense one. In between a line
 (assumption, checked on whole steps by tests/benchmarks/step_table.py)."""
-WIDTH_MULTIPLE = 64
-"""Widths that are measured, but for the dense one, are multiples of this, as a matmul of another width takes another time."""
+ALIGNED = 8
+"""Widths on the line are multiples of this, 16 bytes of bfloat16, or of ffn_multiple where that asks for more: the fast matmuls
+of a GPU read whole 16 bytes. The dense width, which may be none, is measured apart from the line."""
 GROW_BY = 4
 """From one size of a weight whose update is measured to the next."""
 
@@ -162,14 +164,14 @@ def pieces(config: ModelConfig, dense_width: int) -> dict[Piece, float]:
     """The pieces of a step, each with how often it is computed in a microbatch (in a step: Update). Between two widths that are
     measured, or beyond them, the two nearest pieces stand in for one, with shares of it that sum to 1.
 
-    dense_width: d_ff of the dense twin, from which the measured widths are counted.
+    dense_width: d_ff of the dense twin, from which the measured widths are counted, in multiples of the config's own.
     """
     found = defaultdict[Piece, float](float)
     found[_ends(config)] += 1
     found[Stream(config.d_model, config.norm, config.dropout)] += config.n_layers
     for first, count in config.placement.alike:
         found[attending(config, first)] += count
-        for piece, share in _projecting(config, first, between_widths(config.d_ff, dense_width)):
+        for piece, share in _projecting(config, first, between_widths(config.d_ff, dense_width, aligned(config))):
             found[piece] += count * share
     for size, count in _sizes(config).items():
         for near, share in between_sizes(size):
@@ -177,11 +179,11 @@ def pieces(config: ModelConfig, dense_width: int) -> dict[Piece, float]:
     return dict(found)
 
 
-def _projecting(config: ModelConfig, layer: int, widths: Mapping[int, float]) -> Iterator[tuple[Piece, float]]:
+def _projecting(config: ModelConfig, layer: int, shares: Mapping[int, float]) -> Iterator[tuple[Piece, float]]:
     """The pieces of a layer that depend on its ranks; those of the FFN at each width, with their shares."""
     ranks = {name: config.rank(layer, name) for name in config.projections}
     for names in GROUPS:
-        for width, share in widths.items() if names != ATTENTION_INPUT and names != ATTENTION_OUTPUT else [(config.d_ff, 1.0)]:
+        for width, share in shares.items() if names != ATTENTION_INPUT and names != ATTENTION_OUTPUT else [(config.d_ff, 1.0)]:
             yield projecting(config, names, ranks, width), share
 
 
@@ -233,22 +235,39 @@ def _sizes(config: ModelConfig) -> dict[int, int]:
     return found
 
 
-def widths(dense: int) -> Iterator[int]:
-    """The widths that are measured: the dense one, and wider and wider ones without end."""
-    width, times = dense, 1.0
+def aligned(config: ModelConfig) -> int:
+    """What the widths on the line are multiples of."""
+    return math.lcm(ALIGNED, config.ffn_multiple)
+
+
+def line(dense: int, multiple: int) -> Iterator[int]:
+    """The measured widths that have a line through them: from the last multiple up to the dense one on, without end."""
+    width, times = max(1, dense // multiple) * multiple, 1.0
     while True:
         yield width
         times *= WIDEN_BY
-        width = max(width // WIDTH_MULTIPLE + 1, round(dense * times / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
+        width = max(width // multiple + 1, round(dense * times / multiple)) * multiple
 
 
-def between_widths(d_ff: int, dense: int) -> dict[int, float]:
-    """The measured widths that stand in for one, with their shares: the two on both sides of it, or the first two."""
-    known = widths(dense)
-    low = next(known)
-    if d_ff == low:
-        return {low: 1.0}
-    high = next(known)
+def widths(dense: int, multiple: int, widest: int) -> list[int]:
+    """The widths that are measured for FFNs from the dense one to the widest: the dense one and some on the line, two at least
+    and the last no narrower than the widest."""
+    if widest <= dense:
+        return [dense]
+    known = line(dense, multiple)
+    found = [next(known), next(known)]
+    while found[-1] < widest:
+        found.append(next(known))
+    return list(dict.fromkeys([dense, *found]))
+
+
+def between_widths(d_ff: int, dense: int, multiple: int) -> dict[int, float]:
+    """The measured widths that stand in for one, with their shares: the dense one for itself; of others the two on both sides,
+    or the first two."""
+    if d_ff == dense:
+        return {dense: 1.0}
+    known = line(dense, multiple)
+    low, high = next(known), next(known)
     while high < d_ff:
         low, high = high, next(known)
     share = (d_ff - low) / (high - low)
@@ -276,9 +295,9 @@ def between_sizes(size: int) -> list[tuple[int, float]]:
     return [(low, 1 - share), (high, share)]
 
 
-def flops(piece: Piece, tokens: int, context: int) -> float:
-    """Of a forward and backward pass, roughly: what foretells how long a measurement takes. An update is counted as its
-    bytes."""
+def length(piece: Piece, tokens: int, context: int) -> float:
+    """Roughly how long a piece takes, in FLOPs of matmuls: those of a forward and backward pass; of what moves more than it
+    multiplies, bytes. It foretells how long a measurement takes."""
     if isinstance(piece, Projections):
         return 6.0 * tokens * sum(matmul_params(one.d_in, one.d_out, one.rank or None) for one in piece.layers)
     if isinstance(piece, Attend):

@@ -50,7 +50,7 @@ class Stepper:
     def step_seconds(self) -> float:
         """Of one more step, all microbatches and the update."""
         more = [self._accumulate] if self.microbatches > 1 else []
-        return whole(timed(self.device, [self._accumulate, *more, self._update]), self.microbatches)
+        return of_step(timed(self.device, [self._accumulate, *more, self._update]), self.microbatches)
 
     def _accumulate(self) -> None:
         accumulate(self.model, self.inputs, self.targets, self.config)
@@ -59,8 +59,8 @@ class Stepper:
         update(self.model, self.adamw, self.config, share=0.0, norm=gradient_norm(self.model))
 
 
-def whole(seconds: Sequence[float], microbatches: int) -> float:
-    """Of a step, from those of its first microbatch, of one of all others where there are any, and of the update."""
+def of_step(seconds: Sequence[float], microbatches: int) -> float:
+    """Seconds of a step, from those of its first microbatch, of one of all others where there are any, and of the update."""
     first, *others, last = seconds
     return first + (microbatches - 1) * sum(others) + last
 

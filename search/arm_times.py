@@ -38,8 +38,12 @@ def of(
     lacking = wanted if table is None else table.lacks(wanted)
     if lacking:
         try:
-            found = times(space, place, tuple(lacking), measure, under=None if table is None else table.under)
-            table = found if table is None else table.change(pieces=table.pieces | found.pieces)
+            wider = any(arm.target.d_ff != space.target.model.d_ff for arm in arms)
+            if table is None:
+                table = times(space, place, tuple(lacking), measure, widens=wider)
+            else:
+                again = [table.probe] if table.probe.key in table.pieces else []  # whether the machine is as it was
+                table = table.filled(times(space, place, (*again, *lacking), measure, table.under, wider))
         except UserError as error:
             say(f"some arms have no step_seconds, as {len(lacking)} pieces of their steps are not known: {error}")
     return space if table is None else attached(space, table.only(set(wanted) - set(table.lacks(wanted))))

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from ..lpa.model_config import ModelConfig
+from ..lpa.step_table import StepTable
 from .budget import ARMS
 from .record import Record
 from .results import Results
@@ -39,7 +40,18 @@ def step_times(space: Space) -> str:
         f"step_seconds: a step of {space.target.batch_size} x {its.context} tokens of the target (dense: "
         f"{space.dense_costs['step_seconds']:.4g} s), the sum of its pieces; {len(space.step_times.pieces)} different ones "
         f"were measured on {its.device}{threads}: microbatch {its.microbatch}, {its.precision}, torch {its.torch}."
+        f"{_host_bound(space, space.step_times)}"
     )
+
+
+def _host_bound(space: Space, table: StepTable) -> str:
+    """The arms in which the GPU waits for the host; nothing where it does in none."""
+    dense, found = space.target.model, list[str]()
+    for name in ARMS:
+        device, host = table.sums(space.arm(name).target, dense.d_ff, space.target.batch_size)
+        found += [f"{name} ({host:.3g} s against {device:.3g})"] if host > device else []
+    its = "The host takes longer to start the kernels than the GPU to compute them, and its seconds count, in"
+    return f" {its} {', '.join(found)}." if found else ""
 
 
 def _shape(model: ModelConfig) -> str:

@@ -12,14 +12,18 @@ from pydantic import ValidationError
 from ..lpa.config import UserError, first_mistake
 from ..lpa.cost import training_cost
 from ..lpa.files import replace_text, writing
+from ..lpa.model_config import ModelConfig
 from ..lpa.pieces import (
+    ALIGNED,
     ATTENTION_INPUT,
     FFN_INPUT,
     FFN_OUTPUT,
     GROUPS,
     Piece,
     Update,
+    aligned,
     attending,
+    between_widths,
     grown,
     pieces,
     projecting,
@@ -27,7 +31,7 @@ from ..lpa.pieces import (
 )
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache
-from ..lpa.step_table import FOLDER, StepTable, Under, check_under, read_table, step_table
+from ..lpa.step_table import FOLDER, VERSION, StepTable, Under, check_under, read_table, step_table, under
 from ..lpa.train_config import TrainConfig
 from . import measured
 from .apart import Say, Work, apart, measuring
@@ -53,6 +57,8 @@ class Task:
     """The folder of what was measured before."""
     threads: int
     """On a CPU."""
+    widens: bool = False
+    """Whether there are candidates whose FFN is wider than the dense one."""
     under: Under | None = None
     """What it has to be measured under, if not under whatever is here."""
 
@@ -74,17 +80,34 @@ def asked(space: Space) -> tuple[Piece, ...]:
 
 
 def _between(space: Space, widest: int) -> Iterator[Piece]:
-    """The pieces of the projections at all ranks of a space, those of the FFN at all widths up to the first that is no narrower
-    than the widest."""
+    """The pieces of the projections at all ranks of a space, those of the FFN at all widths that are measured up to the
+    widest."""
     dense = space.target.model
     for activation, names in product(space.vary.factor_activation, GROUPS):
         for ranks in _ranks(space, names):
             placed = dense.change(placement=Placement.from_bands(dense.n_layers, [ranks]), factor_activation=activation)
-            resolved = {name: placed.rank(0, name) for name in placed.projections}
             if names == ATTENTION_INPUT:
                 yield attending(placed, 0)
-            for width in _widths(dense.d_ff, widest) if names in (FFN_INPUT, FFN_OUTPUT) else [dense.d_ff]:
-                yield projecting(placed, names, resolved, width)
+            if names in (FFN_INPUT, FFN_OUTPUT):
+                yield from _widening(placed, names, widest)
+            else:
+                yield projecting(placed, names, _resolved(placed), dense.d_ff)
+
+
+def _widening(placed: ModelConfig, names: tuple[str, ...], widest: int) -> Iterator[Piece]:
+    """The pieces of an FFN's projections, from its width to the widest; narrower than d_model, ranks grow with it."""
+    dense, step, multiple = placed.d_ff, placed.ffn_multiple, aligned(placed)
+    for wide in filter(None, (placed, placed.wide(max(dense, widest)))):
+        for width in widths(dense, multiple, widest):
+            yield projecting(wide, names, _resolved(wide), width)
+    growing = range(dense // step * step + step, min(placed.d_model, widest) + 1, step)
+    for wide in filter(None, map(placed.wide, growing)):
+        for width in between_widths(wide.d_ff, dense, multiple):
+            yield projecting(wide, names, _resolved(wide), width)
+
+
+def _resolved(placed: ModelConfig) -> dict[str, int | None]:
+    return {name: placed.rank(0, name) for name in placed.projections}
 
 
 def _ranks(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, Rank]]:
@@ -92,13 +115,6 @@ def _ranks(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, Rank]]:
     groups = {group: its for group in space.vary.ranks if (its := set(parse_projections(group)) & set(names))}
     for choice in product(*(space.vary.ranks[group] for group in groups)):
         yield {name: parse_rank(rank) for its, rank in zip(groups.values(), choice, strict=True) for name in its}
-
-
-def _widths(dense: int, widest: int) -> Iterator[int]:
-    for width in widths(dense):
-        yield width
-        if width >= widest:
-            return
 
 
 def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure | None = None) -> Space:
@@ -115,7 +131,7 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
     if space.target.step_times is not None:
         path = Path(space.target.step_times).expanduser()
         remedy = "make it anew: lpanas show SPACE --step-times FILE"
-        return attached(space, _checked(read_table(path), path, space, pieces, remedy))
+        return attached(space, _fits(_checked(read_table(path), path, space, pieces, remedy), path, space, place, remedy))
     if not _can(place):
         raise UserError(
             "step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine; make a file on one "
@@ -130,15 +146,22 @@ def _can(place: Place) -> bool:
 
 
 def times(
-    space: Space, place: Place, pieces: tuple[Piece, ...], measure: Measure | None = None, under: Under | None = None
+    space: Space,
+    place: Place,
+    pieces: tuple[Piece, ...],
+    measure: Measure | None = None,
+    under: Under | None = None,
+    widens: bool | None = None,
 ) -> StepTable:
     """The times of some pieces of a space's target, from the cache or measured now. under: what they have to be measured under,
-    if not under whatever is here. Raises UserError."""
+    if not under whatever is here; widens: whether they are of FFNs wider than the dense one, of any width, if not of the
+    space's candidates. Raises UserError."""
     if not _can(place):
         raise UserError("step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine")
     config, threads = dense_training(space, place.device), under.threads if under else place.threads
+    widens = _widens(space) if widens is None else widens
     with measuring(STEP_SECONDS) as say:
-        return (measure or _apart)(Task(config, pieces, cache() / FOLDER, threads or place.threads, under), say)
+        return (measure or _apart)(Task(config, pieces, cache() / FOLDER, threads or place.threads, widens, under), say)
 
 
 @dataclass(frozen=True)
@@ -169,6 +192,8 @@ def _apart(task: Task, say: Say) -> StepTable:
 
 def _work(task: Task, say: Say) -> StepTable:
     check_under(task.under, task.config)
+    if uneven := _uneven(under(task.config), task.config.model, task.widens):
+        raise UserError(uneven)
     return step_table(task.config, task.pieces, say, task.cache)
 
 
@@ -202,6 +227,37 @@ def _checked(table: StepTable, path: Path, space: Space, pieces: tuple[Piece, ..
     return table.only(pieces)
 
 
+def _fits(table: StepTable, path: Path, space: Space, place: Place, remedy: str) -> StepTable:
+    """A table from a file that a space names, if it is of the way that targets are trained now: on another machine maybe, but
+    not on a CPU for runs on a GPU. (A study's own table stays what it is.) Raises UserError."""
+    its, why = table.under, _uneven(table.under, space.target.model, _widens(space))
+    if its.version != VERSION:
+        why = f"measured by another version of lpanas ({its.version} there, {VERSION} here)"
+    elif place.device == "cuda" and not its.is_gpu:
+        why = f"measured on a CPU ({its.device}), and runs train on a GPU"
+    elif place.device == "cuda" and its.precision == "float32" and space.proxy.precision != "float32":
+        why = "measured in float32, and a GPU trains in bfloat16 (if it cannot: proxy.precision: float32)"
+    if why:
+        raise UserError(f"{path}: {why}; {remedy}")
+    return table
+
+
+def _widens(space: Space) -> bool:
+    """Whether there are candidates whose FFN is wider than the dense one."""
+    listed = (one.rebalance for one in space.search.placements)
+    return any(rule != "none" for rule in (*space.vary.rebalance, *listed))
+
+
+def _uneven(its: Under, model: ModelConfig, widens: bool) -> str | None:
+    """What is wrong with a target's candidates whose widths have no times: theirs are not those of their neighbours."""
+    if not widens or not its.is_gpu or its.precision != "bfloat16" or model.ffn_multiple % ALIGNED == 0:
+        return None
+    return (
+        f"in bfloat16 a GPU takes slower kernels where the FFN's width is no multiple of {ALIGNED}, as candidates' may be; "
+        f"set target.model ffn_multiple: {aligned(model)}"
+    )
+
+
 def is_of(table: StepTable, space: Space) -> bool:
     """Whether it is of steps like those of the space's target."""
     return all(there == here for there, here in steps_of(table, space).values())
@@ -214,6 +270,7 @@ def steps_of(table: StepTable, space: Space) -> dict[str, tuple[int, int]]:
         "target.microbatch": (its.microbatch, target.microbatch),
         "target.model.context": (its.context, target.model.context),
         "target.activation_checkpointing": (its.activation_checkpointing, target.activation_checkpointing),
+        "whether proxy.optim.clip is set": (its.clips, space.proxy.optim.clip is not None),
     }
 
 

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from lpanas.lpa import kernels
+from lpanas.lpa.config import UserError
 from lpanas.lpa.kernels import COMPILED_KINDS, each_shape_by_itself, first, forget, products, regions, resolved
 from lpanas.lpa.linear import LowRankLinear
 from lpanas.lpa.model import Decoder, build
@@ -111,6 +113,23 @@ def test_blocks_are_compiled_a_kind_at_a_time() -> None:
     model.use("blocks", CPU, counted)
     loss_and_gradients(model)
     assert counted.frame_count == 2 + 2  # kinds of blocks; the last norm and the loss
+
+
+@pytest.mark.slow
+def test_beyond_the_kinds_that_are_compiled_a_shape_is_refused_not_timed_uncompiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget()
+    monkeypatch.setattr(kernels, "COMPILED_KINDS", 3)
+    its = regions("eager")
+    words = r"^kernels: regions is compiled for 3 kinds of shapes in a process, and more of them are to be timed; "
+    with each_shape_by_itself("regions"):
+        for width in (8, 16, 24):
+            its.swiglu((torch.ones(2, width), torch.ones(2, width)))
+    with pytest.raises(UserError, match=words) as raised, each_shape_by_itself("regions"):
+        its.swiglu((torch.ones(2, 32), torch.ones(2, 32)))
+    assert "\n" not in str(raised.value)
+    forget()
 
 
 def test_the_kernels_of_a_cpu_are_plain() -> None:

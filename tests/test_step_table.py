@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import islice
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.piece_time import PieceTime, parts, piece_time
-from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, pieces, widths
-from lpanas.lpa.step_table import StepTable, read_table, step_table, under
+from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, line, pieces
+from lpanas.lpa.step_table import StepTable, driver_version, read_table, step_table, under
 from lpanas.lpa.train import accumulate, fresh
 from lpanas.lpa.train_config import TrainConfig
 from test_pieces import SHAPES, shaped
@@ -21,8 +22,8 @@ CPU = torch.device("cpu")
 
 def training(model, **more):
     rule = {"lr_rule": "uniform"} if model.tie_embeddings else {}
-    optim = OptimConfig(lr=1e-3, **rule)
-    return TrainConfig(model=model, optim=optim, tokens=1000, batch_size=2, device="cpu", **more)
+    fields = {"optim": OptimConfig(lr=1e-3, **rule), "tokens": 1000, "batch_size": 2, "device": "cpu"}
+    return TrainConfig(model=model, **fields | more)
 
 
 def silent(line):
@@ -34,14 +35,14 @@ def nothing_measured(piece, config):
 
 
 class MadeUp:
-    """Times of pieces by what they are, and how often each was asked for."""
+    """Times of pieces by what they are, on a machine that may be slow, and how often each was asked for."""
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self, slow=1.0):
+        self.slow, self.asked = slow, []
 
     def __call__(self, piece, config):
         self.asked.append(piece.key)
-        return PieceTime(first=1.0 + len(piece.key), more=0.5, n=8, spread=0.01)
+        return PieceTime(first=self.slow * (1.0 + len(piece.key)), more=0.5 * self.slow, n=8, spread=0.01)
 
 
 @pytest.fixture
@@ -87,9 +88,39 @@ def test_a_step_is_the_sum_of_its_pieces_by_hand():
         assert table.step_seconds(model, 192, batch_size) == pytest.approx(expected, rel=1e-12)
 
 
+DEVICE, HOST = (1.0, 10.0), (3.0, 7.0)
+"""Of each piece, the first microbatch and a further one."""
+
+
+def of_host(pieces, **more):
+    (first, further), (host_first, host_further) = DEVICE, HOST
+    times = {
+        piece.key: PieceTime(first=first, more=further, host_first=host_first, host_more=host_further, n=8, spread=0.0)
+        if not isinstance(piece, Update)
+        else PieceTime(first=first, more=0.0, host_first=host_first, n=8, spread=0.0)
+        for piece in pieces
+    }
+    return StepTable(under=under(training(shaped())).change(**more), pieces=times)
+
+
+def test_a_step_is_the_devices_or_the_hosts_whichever_is_longer():
+    model = shaped()
+    found = pieces(model, 192)
+    table, graph = of_host(found), of_host(found, cuda_graph=True)
+    computed = sum(count for piece, count in found.items() if not isinstance(piece, Update))
+    updated = sum(found.values()) - computed
+    for microbatches in (1, 2, 5):
+        device = computed * (1.0 + 10.0 * (microbatches - 1)) + updated
+        host = computed * (3.0 + 7.0 * (microbatches - 1)) + 3.0 * updated
+        assert table.sums(model, 192, 2 * microbatches) == pytest.approx((device, host))
+        assert table.step_seconds(model, 192, 2 * microbatches) == pytest.approx(max(device, host))
+        assert graph.sums(model, 192, 2 * microbatches) == pytest.approx((device, 3.0 * updated))
+    assert table.step_seconds(model, 192, 2) > graph.step_seconds(model, 192, 2)
+
+
 def test_at_a_measured_width_the_time_is_its_own_and_between_two_on_their_line():
     dense = 192
-    low, high = [width for width, _ in zip(widths(dense), range(3), strict=False)][1:]
+    low, high = list(islice(line(dense, 8), 3))[1:]
     models = [shaped(d_ff=d_ff) for d_ff in (low, high, (low + high) // 2)]
     asked = {piece for model in models for piece in pieces(model, dense)}
     times = {piece.key: PieceTime(first=0.0, more=0.0, n=8, spread=0.0) for piece in asked}
@@ -115,7 +146,9 @@ def test_what_was_measured_once_is_not_measured_again_and_only_what_is_missing_i
     assert step_table(config, asked, silent, folder, nothing_measured) == made
     more, second = asked_by("dense", "0-2 q,k=1/4"), MadeUp()
     found = step_table(config, more, silent, folder, second)
-    assert sorted(second.asked) == sorted({piece.key for piece in more} - {piece.key for piece in asked})
+    lacking = {piece.key for piece in more} - {piece.key for piece in asked}
+    assert second.asked[0] == "project 64>64"  # again, to see whether the machine is as it was
+    assert sorted(second.asked[1:]) == sorted(lacking)
     assert made.pieces.items() <= found.pieces.items()
     assert step_table(config, asked, silent, folder, nothing_measured) == made
     assert len(list(folder.iterdir())) == 1
@@ -130,17 +163,88 @@ def test_it_is_said_how_many_pieces_there_are_and_how_long_is_left(folder):
     assert all("min to go" in line for line in said[1:])
 
 
-OTHERS = [{"microbatch": 1}, {"precision": "bfloat16"}, {"kernels": "regions"}, {"activation_checkpointing": True}]
+OTHERS = [
+    {"microbatch": 1},
+    {"precision": "bfloat16"},
+    {"kernels": "regions"},
+    {"activation_checkpointing": True},
+    {"optim": OptimConfig(lr=1e-3, clip=None)},
+]
 
 
 @pytest.mark.parametrize("change", OTHERS)
-def test_another_microbatch_precision_kernels_or_checkpointing_are_measured_apart(change, folder):
+def test_another_microbatch_precision_kernels_checkpointing_or_no_clipping_are_measured_apart(change, folder):
     asked = asked_by("dense")
     step_table(training(shaped()), asked, silent, folder, MadeUp())
     other = MadeUp()
     step_table(training(shaped(), **change), asked, silent, folder, other)
     assert len(other.asked) == len(asked)
     assert len(list(folder.iterdir())) == 2
+
+
+def test_what_is_measured_in_another_way_from_now_on_or_with_another_driver_is_measured_apart(folder):
+    its = under(training(shaped()))
+    files = {its.change(**{key: value}).file for key, value in {"version": its.version + 1, "driver": "9", "cuda": "9"}.items()}
+    assert len({its.file, *files}) == 4
+
+
+@pytest.mark.parametrize("slow", [1.04, 0.96])
+def test_a_machine_that_is_almost_as_it_was_adds_to_its_table(slow, folder):
+    config, said = training(shaped()), list[str]()
+    made = step_table(config, asked_by("dense"), silent, folder, MadeUp())
+    for number in (4, 8, 16):  # however often: it is held against the table's first time
+        found = step_table(config, asked_by("dense", f"0-2 q=1/{number}"), said.append, folder, MadeUp(slow))
+        assert made.pieces.items() <= found.pieces.items()
+    assert not any("anew" in line for line in said)
+
+
+@pytest.mark.parametrize("slow", [1.06, 0.94, 2.0])
+def test_pieces_of_a_slower_or_faster_machine_do_not_mix_all_are_measured_anew(slow, folder):
+    config, said, other = training(shaped()), list[str](), MadeUp(slow)
+    step_table(config, asked_by("dense", "0-2 o=1/4"), silent, folder, MadeUp())
+    found = step_table(config, more := asked_by("dense", "0-2 q=1/4"), said.append, folder, other)
+    assert other.asked[:2] == ["project 64>64"] * 2  # twice: one disturbed time would not cost the table
+    assert sorted(other.asked[2:]) == sorted(piece.key for piece in more)
+    assert "the machine is faster or slower than it was: all pieces are measured anew" in said
+    assert found == step_table(config, more, silent, folder, nothing_measured)
+    assert found.pieces == {piece.key: MadeUp(slow)(piece, config) for piece in more}
+    step_table(config, asked_by("0-2 o=1/4"), silent, folder, again := MadeUp(slow))
+    assert "project 64>64 rank 16" in again.asked  # of the machine as it was before
+
+
+def test_one_disturbed_time_does_not_cost_the_table(folder):
+    config, times = training(shaped()), [1.3, 1.0]
+    step_table(config, asked_by("dense"), silent, folder, MadeUp())
+
+    def disturbed(piece, config):
+        return MadeUp(times.pop(0) if times else 1.0)(piece, config)
+
+    said = list[str]()
+    step_table(config, asked_by("dense", "0-2 q=1/4"), said.append, folder, disturbed)
+    assert not any("anew" in line for line in said)
+    assert not times
+
+
+def test_targets_of_two_widths_have_one_table_and_one_piece_that_is_timed_again(folder):
+    one, other = (training(shaped(d_model=width)) for width in (64, 128))
+    step_table(one, pieces(one.model, 192), silent, folder, MadeUp())
+    step_table(other, pieces(other.model, 192), silent, folder, second := MadeUp())
+    assert second.asked[0] == "project 64>64"
+    for config in (one, other):
+        step_table(config, pieces(config.model, 192), silent, folder, nothing_measured)
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version: 12.2.0\n",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs)  Tue Mar  5\n",
+    ],
+)
+def test_the_drivers_version_is_what_the_kernel_says(text):
+    assert driver_version(text) == "550.54.15"
+    assert driver_version("something else 1.2") is None
 
 
 @pytest.mark.parametrize(

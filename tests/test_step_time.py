@@ -11,7 +11,7 @@ import torch
 from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import rebalance
 from lpanas.lpa.optim import OptimConfig, optimizer
-from lpanas.lpa.step_time import Stepper, whole
+from lpanas.lpa.step_time import Stepper, of_step
 from lpanas.lpa.train import accumulate, step
 from lpanas.lpa.train_config import TrainConfig
 from lpanas.search import equal_time, timing, widths
@@ -243,7 +243,7 @@ def test_a_steppers_weights_stay_and_its_gradient_is_that_of_the_training_loop(t
     [([1.0, 100.0], 1, 101), ([1.0, 10.0, 100.0], 2, 111), ([1.0, 10.0, 100.0], 5, 1 + 4 * 10 + 100)],
 )
 def test_a_step_is_its_first_microbatch_all_others_and_the_update(seconds, microbatches, expected):
-    assert whole(seconds, microbatches) == expected
+    assert of_step(seconds, microbatches) == expected
 
 
 @pytest.mark.parametrize(("batch", "expected"), [(2, 1), (4, 2), (10, 5)])

@@ -12,8 +12,8 @@ import yaml
 from lpanas.lpa.config import UserError
 from lpanas.lpa.piece_time import PieceTime
 from lpanas.lpa.pieces import Attend, Ends, Layer, Project, Stream, Update, Widen
-from lpanas.lpa.step_table import FOLDER, StepTable, Under
-from lpanas.search import timetable
+from lpanas.lpa.step_table import FOLDER, VERSION, StepTable, Under
+from lpanas.search import summary, timetable
 from lpanas.search.carry import retarget
 from lpanas.search.compare import Comparison, Study
 from lpanas.search.ledger import SEARCH, Ledger
@@ -25,7 +25,11 @@ from optuna.storages import InMemoryStorage
 
 CPU = SimpleNamespace(device="cpu", threads=1)
 TIMED = ("objectives=[loss_nats, step_seconds]", "vary.rebalance=[none, params]")
-UNDER = Under(device="made up", torch="2", precision="float32", kernels="plain", threads=1, microbatch=4, context=32)
+UNDER = Under(
+    device="made up", torch="2", precision="float32", kernels="plain", threads=1, microbatch=4, context=32, version=VERSION
+)
+GPU = {"precision": "bfloat16", "kernels": "regions", "threads": 0, "cuda": "12"}
+"""What of it is another on a GPU."""
 
 
 def weights(piece):
@@ -113,6 +117,21 @@ def test_a_limit_that_nothing_keeps_to_is_said_once_times_are_known():
         timed_space("limits.step_seconds=0.01 x dense")
 
 
+def test_where_the_gpu_waits_for_its_host_the_hosts_seconds_count_and_it_is_said():
+    space = timed_space()
+    assert "host" not in summary.step_times(space)
+    table = space.step_times
+    slow = {key: its.change(host_first=2.0 if "rank" in key else 0.0) for key, its in table.pieces.items()}
+    waits = attached(space, table.change(pieces=slow))
+    assert waits.dense_costs == space.dense_costs
+    assert waits.arm("attention").costs["step_seconds"] == 2.0 * 4 * 2  # in 4 layers: q, k and v; o
+    assert waits.arm("both").costs["step_seconds"] == 2.0 * 4 * 4  # and gate and up; down
+    said = summary.step_times(waits)
+    assert " and its seconds count, in attention (16 s against " in said
+    assert ", both (32 s against " in said
+    assert "dense (" not in said.partition(" The host ")[2]
+
+
 # in a study's folder
 
 
@@ -186,12 +205,67 @@ def test_the_table_of_a_study_from_before_storages_had_one_is_put_into_its_stora
     assert study.measured == {FILE: space.step_times.text}
 
 
-def test_a_file_that_was_measured_elsewhere_is_read_and_nothing_is_measured(tmp_path):
-    space = timed_space()
-    keep(space, tmp_path, ledger())
-    named = tiny_space(*TIMED, f"target.step_times={tmp_path / FILE}")
-    gpu = SimpleNamespace(device="cuda", threads=1)
-    assert of(named, tmp_path / "study", gpu, {}, nothing_measured).dense_costs == space.dense_costs
+RUNS_ON_GPU = SimpleNamespace(device="cuda", threads=1)
+EVEN = "target.model.ffn_multiple=8"
+
+
+def written(tmp_path, *settings, **under):
+    """A file of times that were measured under something else, and the space that names it."""
+    its = timed_space(EVEN, *settings).step_times
+    path = tmp_path / "times.json"
+    path.write_text(its.change(under=UNDER.change(**under)).model_dump_json())
+    return tiny_space(*TIMED, EVEN, *settings, f"target.step_times={path}"), path
+
+
+@pytest.mark.parametrize("place", [CPU, RUNS_ON_GPU])
+def test_a_file_of_a_gpu_is_read_wherever_runs_train_and_nothing_is_measured(place, tmp_path):
+    named, _ = written(tmp_path, device="another", **GPU)
+    assert of(named, tmp_path / "study", place, {}, nothing_measured).dense_costs == timed_space(EVEN).dense_costs
+
+
+def test_a_file_of_a_cpu_is_read_where_runs_train_on_one(tmp_path):
+    named, _ = written(tmp_path, device="another", threads=8)
+    assert of(named, tmp_path / "study", CPU, {}, nothing_measured).dense_costs == timed_space(EVEN).dense_costs
+
+
+FLOAT32 = GPU | {"precision": "float32"}
+UNFIT = {
+    "measured on a CPU (made up), and runs train on a GPU": {},
+    "measured in float32, and a GPU trains in bfloat16 (if it cannot: proxy.precision: float32)": FLOAT32,
+    f"measured by another version of lpanas (1 there, {VERSION} here)": GPU | {"version": 1},
+    "measured for another target: whether proxy.optim.clip is set (False there, True here)": GPU | {"clips": False},
+}
+
+
+@pytest.mark.parametrize("why", UNFIT)
+def test_a_file_that_says_nothing_of_a_training_on_a_gpu_is_refused_in_a_line(why, tmp_path):
+    named, path = written(tmp_path, **UNFIT[why])
+    with pytest.raises(UserError) as raised:
+        of(named, tmp_path / "study", RUNS_ON_GPU, {}, nothing_measured)
+    assert str(raised.value) == f"{path}: {why}; make it anew: lpanas show SPACE --step-times FILE"
+
+
+def test_float32_on_a_gpu_is_what_a_space_may_ask_for(tmp_path):
+    named, _ = written(tmp_path, "proxy.precision=float32", **FLOAT32)
+    assert of(named, tmp_path / "study", RUNS_ON_GPU, {}, nothing_measured).step_times is not None
+
+
+@pytest.mark.parametrize(("multiple", "right"), [(1, 8), (4, 8), (12, 24)])
+def test_widths_that_a_gpu_has_slower_kernels_for_are_refused_with_the_multiple_that_is_right(multiple, right, tmp_path):
+    named, path = written(tmp_path, f"target.model.ffn_multiple={multiple}", **GPU)
+    why = "in bfloat16 a GPU takes slower kernels where the FFN's width is no multiple of 8, as candidates' may be"
+    with pytest.raises(UserError) as raised:
+        of(named, tmp_path / "study", CPU, {}, nothing_measured)
+    assert str(raised.value).startswith(f"{path}: {why}; set target.model ffn_multiple: {right}; ")
+
+
+EVENLY = [(4, "[none]", GPU), (8, "[none, params]", GPU), (24, "[none, params]", GPU), (4, "[none, params]", {})]
+
+
+@pytest.mark.parametrize(("multiple", "rules", "under"), [*EVENLY, (4, "[none, params]", FLOAT32)])
+def test_where_no_width_is_odd_or_odd_ones_have_kernels_as_fast_none_is_refused(multiple, rules, under, tmp_path):
+    named, _ = written(tmp_path, f"target.model.ffn_multiple={multiple}", f"vary.rebalance={rules}", **under)
+    assert of(named, tmp_path / "study", CPU, {}, nothing_measured).step_times is not None
 
 
 OTHERS = {

@@ -1,5 +1,5 @@
-"""Is a step's time the sum of its pieces' times? Candidates of a space, whole steps of the target against the table; and on a
-GPU the peak of memory against the formula.
+"""Is a step's time the sum of its pieces' times? Candidates of a space, whole steps of the target against the table, compiled
+alike, each shape by itself; and on a GPU the peak of memory against the formula, and what its host takes of a step.
 
     python tests/benchmarks/step_table.py sublayers --set target.microbatch=16
     python tests/benchmarks/step_table.py sublayers --device cpu --set target.microbatch=2 --set target.batch_size=8 \
@@ -24,7 +24,9 @@ from statistics import median
 import torch
 from lpanas.lpa.config import UserError
 from lpanas.lpa.cost import training_cost
+from lpanas.lpa.kernels import each_shape_by_itself, forget
 from lpanas.lpa.model_config import ModelConfig
+from lpanas.lpa.piece_time import kernels_name
 from lpanas.lpa.pieces import Piece, pieces
 from lpanas.lpa.step_table import StepTable, step_table
 from lpanas.lpa.step_time import Stepper
@@ -48,6 +50,8 @@ class Row:
     d_ff: int
     foretold_seconds: float
     """By the table."""
+    host_seconds: float
+    """Of these, what the host takes to start the kernels; on a CPU 0."""
     seconds: float
     """Of whole steps, the median."""
     foretold_ratio: float
@@ -74,6 +78,11 @@ def main() -> None:
     config = train_config(space, space.target.model).change(device=args.device)
     torch.set_num_threads(args.threads)
     torch.cuda.init() if config.resolve_device().type == "cuda" else None
+    with each_shape_by_itself(kernels_name(config, config.resolve_device())):
+        _measure(args, space, config)
+
+
+def _measure(args: argparse.Namespace, space: Space, config: TrainConfig) -> None:
     began = time.monotonic()
     table = _measured(config, asked(space))
     print(f"{len(table.pieces)} pieces in {time.monotonic() - began:.0f} s, under {table.under.model_dump_json()}")
@@ -127,18 +136,20 @@ def _chosen(space: Space, args: argparse.Namespace) -> list[Candidate]:
 
 
 def _row(config: TrainConfig, model: ModelConfig, table: StepTable, rounds: int) -> Row:
-    dense = config.model
+    dense, batch = config.model, config.batch_size
     gc.collect()
+    forget()  # a process compiles a bounded number of kinds
     own = _begun(config.change(model=model))
     peak = torch.cuda.max_memory_allocated() if own.device.type == "cuda" else None
     other = _begun(config)
     pairs = [_pair(own, other, number) for number in range(rounds)]
-    foretold, of_dense = (table.step_seconds(one, dense.d_ff, config.batch_size) for one in (model, dense))
+    foretold, of_dense = (table.step_seconds(one, dense.d_ff, batch) for one in (model, dense))
     item = 2 if is_bfloat16(config, own.device) else 4
     return Row(
         placement=model.placement.text,
         d_ff=model.d_ff,
         foretold_seconds=foretold,
+        host_seconds=table.sums(model, dense.d_ff, batch)[1],
         seconds=median(one for one, _ in pairs),
         foretold_ratio=foretold / of_dense,
         ratio=median(one / its for one, its in pairs),
@@ -166,8 +177,9 @@ def _pair(own: Stepper, dense: Stepper, number: int) -> tuple[float, float]:
 
 def _line(row: Row) -> str:
     peak = f", memory {row.formula_bytes / GIB:.2f} GiB, peak {row.peak_bytes / GIB:.2f}" if row.peak_bytes else ""
+    host = f" (host {row.host_seconds:.4g})" if row.host_seconds else ""
     return (
-        f"{row.foretold_seconds:.4g} s foretold, {row.seconds:.4g} s: {row.error:+.1%}; x {row.foretold_ratio:.3f} dense "
+        f"{row.foretold_seconds:.4g} s foretold{host}, {row.seconds:.4g} s: {row.error:+.1%}; x {row.foretold_ratio:.3f} dense "
         f"foretold, x {row.ratio:.3f}: {row.ratio_error:+.1%}{peak}; d_ff {row.d_ff}, {row.placement}"
     )
 

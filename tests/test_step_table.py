@@ -212,6 +212,17 @@ def test_pieces_of_a_slower_or_faster_machine_do_not_mix_all_are_measured_anew(s
     assert "project 64>64 rank 16" in again.asked  # of the machine as it was before
 
 
+def test_a_table_is_filled_by_one_of_a_machine_in_the_same_state_alone(folder):
+    config, probe = training(shaped()), Project((Layer(64, 64),))
+    own = step_table(config, asked_by("dense"), silent, folder, MadeUp())
+    near, far = (
+        step_table(config, [probe, *asked_by("0-2 q=1/4")], silent, folder / str(slow), MadeUp(slow)) for slow in (1.04, 1.06)
+    )
+    assert own.filled(near).pieces == near.pieces | own.pieces
+    with pytest.raises(UserError, match=r"^the machine is faster or slower than when the study's pieces were measured$"):
+        own.filled(far)
+
+
 def test_one_disturbed_time_does_not_cost_the_table(folder):
     config, times = training(shaped()), [1.3, 1.0]
     step_table(config, asked_by("dense"), silent, folder, MadeUp())

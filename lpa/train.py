@@ -190,8 +190,7 @@ def adder(model: Decoder, config: TrainConfig, device: torch.device, world: Worl
     add = partial(accumulate, model, config=config)
     if not config.cuda_graph:
         return add
-    if device.type != "cuda" or world.size > 1:
-        raise UserError(f"cuda_graph: only on one GPU alone, found {world.size} on {device.type}")
+    config.check_graph(device, world.size)
     return Graphed(add, list(model.parameters()))
 
 

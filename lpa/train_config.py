@@ -99,6 +99,17 @@ class TrainConfig(Config):
             raise UserError("device: cuda, but torch sees no GPU here; expected cpu or auto")
         return torch.device("cuda" if there and self.device != "cpu" else "cpu")
 
+    def check_graph(self, device: torch.device, processes: int = 1) -> None:
+        """Raises UserError for a CUDA graph where there can be none."""
+        if self.cuda_graph and (device.type != "cuda" or processes > 1):
+            raise UserError(f"cuda_graph: only on one GPU alone, found {processes} on {device.type}")
+
+    def checked_device(self) -> torch.device:
+        """Where one process would train here. Raises UserError when it could not."""
+        device = self.resolve_device()
+        self.check_graph(device)
+        return device
+
 
 def _flat(raw: dict[str, Any], above: str = "") -> dict[str, Any]:
     """By dotted key."""

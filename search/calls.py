@@ -53,9 +53,16 @@ def opened(space: "Space") -> "Shards":
         return open_shards(space.proxy.data, watch_data)
 
 
-def search(space: str, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> bool:
+def check(space: "Space", where: Where) -> None:
+    """Raises UserError where no run could train; on a cluster its workers say so themselves."""
+    if where == "local":
+        space.proxy.checked_device()
+
+
+def search(space: str, out: Path | None, where: Where, begin: Begin, storage: str | None, settings: Sequence[str]) -> bool:
     """Search a space, and leave tables, a page and the winner's config; whether any candidate was trained to its end."""
     loaded = load_space(space, settings)
+    check(loaded, where)
     place = folder.check_kind(out or Path("runs") / loaded.name, SEARCH)
     shards = opened(loaded)
     check_fits(shards, loaded.proxy.data, loaded.proxy.steps * loaded.proxy.batch_tokens, loaded.proxy.model)
@@ -95,7 +102,9 @@ def search(space: str, out: Path | None, begin: Begin, storage: str | None, sett
     return bool(found.complete)
 
 
-def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None, settings: Sequence[str]) -> None:
+def confirm(
+    directory: Path, out: Path | None, where: Where, begin: Begin, storage: str | None, settings: Sequence[str]
+) -> None:
     """Confirm a study's claim, and leave the verdict, tables and a page."""
     from . import arm_times, confirm, screen, terminal, widths
     from .conclude import conclude
@@ -103,6 +112,7 @@ def confirm(directory: Path, out: Path | None, begin: Begin, storage: str | None
     from .verdict import write_verdict
 
     space = confirm.resolved(directory, storage, settings)
+    check(space, where)
     place = folder.check_kind(out or directory / "confirm", CONFIRM)
     arms = variants(space, guesses(space))
     shards = opened(space)

@@ -67,7 +67,7 @@ def search(
     def drive(begin: "Begin") -> bool:
         from . import calls
 
-        return calls.search(space, out, begin, storage, [*(settings or []), *flags])
+        return calls.search(space, out, executor, begin, storage, [*(settings or []), *flags])
 
     if not _driving(executor, drive):
         raise typer.Exit(1)
@@ -92,7 +92,7 @@ def confirm(
     def drive(begin: "Begin") -> None:
         from . import calls
 
-        calls.confirm(directory, out, begin, storage, [*(settings or []), *flags])
+        calls.confirm(directory, out, executor, begin, storage, [*(settings or []), *flags])
 
     _driving(executor, drive)
 

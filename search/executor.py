@@ -15,11 +15,12 @@ from typing import Protocol, Self
 
 import torch
 
+from ..lpa.config import UserError
 from ..lpa.shards import read_shards
 from ..lpa.train_config import TrainConfig
 from . import mps as mps_service
 from . import nursery
-from .proxy import run_proxy
+from .proxy import failed, run_proxy
 from .record import Advanced, Fault, Job, Message, Record
 
 EXIT_SECONDS = 5.0
@@ -228,8 +229,7 @@ class LocalExecutor:
 
 def lost(job: Job, reason: str) -> Fault:
     """A run of which nothing but its job is left."""
-    fields = {name: getattr(job, name) for name in Job.model_fields}
-    return Fault(Record(**fields, status="failed", reason=reason))
+    return Fault(failed(job, reason))
 
 
 def cause_of(exitcode: int | None) -> str:
@@ -242,8 +242,12 @@ def _work(pipe: Connection, setup: Setup, lease: str | None, environment: dict[s
     what it has besides the driver's."""
     os.environ.update(environment)
     begin_work(lease)
-    shards = read_shards(setup.shards)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has gone
+        try:
+            shards = read_shards(setup.shards)
+        except UserError as error:
+            pipe.send(lost(pipe.recv(), str(error)))
+            return
         while True:
             job: Job = pipe.recv()
             _train(pipe, run_proxy(job, setup.config, shards, setup.checkpoints and setup.checkpoints / job.run))

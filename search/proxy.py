@@ -27,12 +27,26 @@ def run_proxy(job: Job, config: TrainConfig, shards: Shards, folder: Path | None
     last. One that is sent False at a rung stops there. folder: gets a checkpoint at every rung; a run that finds one there
     goes on from it, tells again what it has shown so far, and asks again at that rung.
 
-    A run that diverges is a record with its reason; one that runs out of memory or meets an error of torch's is a Fault.
+    A run that diverges, or that no attempt could train (UserError), is a record with its reason; one that runs out of memory or
+    meets an error of torch's is a Fault.
     """
+    try:
+        yield from _run(job, config, shards, folder)
+    except UserError as error:
+        yield failed(job, str(error))
+
+
+def failed(job: Job, reason: str) -> Record:
+    """Of a run of which nothing but its job is left."""
+    return Record(**{name: getattr(job, name) for name in Job.model_fields}, status="failed", reason=reason)
+
+
+def _run(job: Job, config: TrainConfig, shards: Shards, folder: Path | None) -> Generator[Message, bool | None]:
+    """See run_proxy. Raises UserError."""
     started, clock = time.time(), time.perf_counter()  # a worker's first run makes its GPU's context, which takes seconds
     config = as_trained(job, config)
     start = _start(job, config, shards, folder)
-    device = config.resolve_device()
+    device = config.checked_device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     status: Status = "complete"

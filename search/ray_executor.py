@@ -39,7 +39,7 @@ class Trainer:
     def open(self, setup: Setup, content: str) -> str:
         """Get ready on this node. Returns what is wrong with it in a line, or nothing."""
         try:
-            setup.config.resolve_device()
+            setup.config.checked_device()
             self.setup, self.shards = setup, read_shards(setup.shards)
         except UserError as error:
             return str(error)

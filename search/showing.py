@@ -20,9 +20,12 @@ def show(what: str, coordinates: Path | None, step_times: Path | None, settings:
         _show_folder(path)
     elif path.is_file() and "vary" not in read_yaml(path):
         _refuse(what, "a training's config names one model", files)
-        terminal.print_config(load_config(path, settings))
+        config = load_config(path, settings)
+        config.checked_device()
+        terminal.print_config(config)
     else:
         space = load_space(what, settings)
+        space.proxy.checked_device()
         if step_times is not None:
             space = timetable.measured_into(step_times, space)
         if coordinates is not None:

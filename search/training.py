@@ -47,7 +47,9 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], lo
         if path.is_dir():
             raise UserError(f"{path}: a folder; expected a training's config, {_configs(path)}")
         config = load_config(path, settings)
-        world.check(config.batch_size, config.microbatch, config.resolve_device())
+        device = config.resolve_device()
+        world.check(config.batch_size, config.microbatch, device)
+        config.check_graph(device, world.size)
     with world.together():
         shards = world.first_then_others(lambda: _shards(config, world))
     with world.together():

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from lpanas.lpa.data import DataConfig
 from lpanas.search.folder import check_folder
@@ -52,6 +53,26 @@ def test_a_mistake_in_a_space_is_one_line_and_nothing_is_written(setting: str, c
     assert (code, out) == (2, "")
     assert re.fullmatch(rf"lpanas: .*{MISTAKES[setting]}.*\n", err), err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this one has a GPU")
+def test_a_graph_without_a_gpu_is_the_same_line_from_every_command_before_anything_is_written(
+    call: Call, space: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    assert call("search", space, "--out", study)[0] == 0
+    config = study / "export" / "target" / "train.yaml"
+    out = ("--out", tmp_path / "out")
+    commands = (
+        ("show", space, "--set", "proxy.cuda_graph=true"),
+        ("search", space, *out, "--set", "proxy.cuda_graph=true"),
+        ("confirm", study, *out, "--set", "proxy.cuda_graph=true"),
+        ("show", config, "--set", "cuda_graph=true"),
+        ("train", config, *out, "--set", "cuda_graph=true"),
+    )
+    for words in commands:
+        assert call(*words) == (2, "", "lpanas: cuda_graph: only on one GPU alone, found 1 on cpu\n")
+        assert not (tmp_path / "out").exists()
 
 
 TEXTS = {

@@ -2,6 +2,7 @@ import multiprocessing as mp
 import os
 import resource
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -158,6 +159,22 @@ def test_a_fault_of_the_code_ends_the_worker_and_not_the_executor(setup):
         *_, fault = faults(executor, JOBS[0].change(model=JOBS[0].model.change(vocab_size=8)))
         assert fault.record.reason == "the worker process ended (exit code 1)"
         assert records(run(executor, JOBS[:1]))["trial-0"].status == "complete"
+
+
+def test_a_mistake_that_a_worker_meets_is_the_records_reason_and_the_worker_goes_on(setup):
+    with LocalExecutor(replace(setup, config=setup.config.change(cuda_graph=True)), 1) as executor:
+        before = executor.workers[0].process
+        told = run(executor, JOBS[:2])
+        assert [type(message) for message in told] == [Record, Record]
+        assert {message.reason for message in told} == {"cuda_graph: only on one GPU alone, found 1 on cpu"}
+        assert executor.workers[0].process is before
+
+
+def test_shards_that_cannot_be_read_are_the_faults_reason(setup, tmp_path):
+    with LocalExecutor(replace(setup, shards=tmp_path / "gone"), 1) as executor:
+        (fault,) = run(executor, JOBS[:1])
+        assert isinstance(fault, Fault)
+        assert str(tmp_path / "gone") in fault.record.reason
 
 
 @pytest.mark.parametrize(

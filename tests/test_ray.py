@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -227,6 +228,12 @@ def test_a_lost_node_costs_only_the_runs_on_it_and_they_are_run_again(joined, se
     assert {run: same(record).change(attempts=()) for run, record in found[0].items()} == {
         run: same(record) for run, record in found[1].items()
     }
+
+
+def test_a_graph_without_a_gpu_is_one_line_and_no_run(joined, setup, said):
+    its = replace(setup, config=setup.config.change(cuda_graph=True))
+    with pytest.raises(UserError, match=r"no worker could start .*: cuda_graph: only on one GPU alone, found 1 on cpu"):
+        begin(its, said, "search.workers=1")
 
 
 def test_no_room_is_one_line_that_says_what_is_missing(joined, setup, said):

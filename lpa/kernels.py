@@ -92,12 +92,13 @@ PLAIN = Kernels()
 JOINED = Kernels(joins=True)
 
 
-def can_compile() -> bool:
-    """Whether what torch compiles with for a GPU is there: Triton, and the C compiler and Python's headers that Triton builds
-    what starts its kernels with (triton/runtime/build.py)."""
+def lacking() -> str:
+    """What torch compiles with for a GPU and is not there, or nothing: Triton, and the C compiler and Python's headers that
+    Triton builds what starts its kernels with (triton/runtime/build.py)."""
     compilers = os.environ.get("CC"), shutil.which("clang"), shutil.which("gcc")
     headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return find_spec("triton") is not None and any(compilers) and headers.exists()
+    there = {"Triton": find_spec("triton") is not None, "C compiler": any(compilers), "Python.h": headers.exists()}
+    return next((name for name, is_there in there.items() if not is_there), "")
 
 
 def regions(backend: str) -> Kernels:
@@ -159,7 +160,7 @@ def resolved(name: KernelsName, device: torch.device) -> KernelsName:
     """What auto means on a device."""
     if name != "auto":
         return name
-    return "regions" if device.type == "cuda" and can_compile() else "plain"
+    return "regions" if device.type == "cuda" and not lacking() else "plain"
 
 
 def products(layers: Sequence[nn.Module], x: Tensor, joins: bool) -> tuple[Tensor, ...]:

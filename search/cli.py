@@ -36,12 +36,18 @@ def _folder(word: str) -> Path:
     return Path(word)
 
 
+def _count(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise typer.BadParameter(f"expected a whole number above 0, found {word}")
+    return int(word)
+
+
 Directory = Annotated[Path, typer.Argument(parser=_folder, metavar="DIR", help="A study's folder.")]
 Out = Annotated[Path | None, typer.Option(parser=_folder, metavar="DIR", help="Folder of results.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. seed=1.")]
 Tokens = Annotated[str | None, typer.Option(help="Training tokens of all runs together, e.g. 2e9.")]
 Minutes = Annotated[float | None, typer.Option(help="No new run starts after this long.")]
-Workers = Annotated[int | None, typer.Option(help="Runs at a time.")]
+Workers = Annotated[int | None, typer.Option(parser=_count, metavar="INTEGER", help="Runs at a time.")]
 Executors = Annotated[
     Literal["local", "ray"], typer.Option(help="Here, or on the Ray cluster at RAY_ADDRESS (without: a Ray of its own).")
 ]

@@ -103,7 +103,7 @@ class LocalExecutor:
     ) -> None:
         self.setup, self.hung_seconds, self.opened = setup, 60 * hung_minutes, ExitStack()
         self.device, self.threads = setup.config.resolve_device().type, 1
-        size = workers or (torch.cuda.device_count() * per_gpu if self.device == "cuda" else cores())
+        size = seats_here(self.device, workers, per_gpu)
         self.workers, self.selector = list[Worker](), selectors.DefaultSelector()
         self.environment = self.opened.enter_context(mps_service.serving(mps and self.device == "cuda"))
         try:
@@ -278,6 +278,11 @@ def _end_with_driver() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
+
+
+def seats_here(device: str, workers: int | None, per_gpu: int) -> int:
+    """Workers of a search on this machine. device: cpu or cuda; workers, per_gpu: as the space has them."""
+    return workers or (torch.cuda.device_count() * per_gpu if device == "cuda" else cores())
 
 
 def cores() -> int:

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..lpa.cost import cost, training_cost
 from ..lpa.train import Progress, is_bfloat16, precision
 from ..lpa.train_config import TrainConfig
-from . import characters, compare_words, outcome_words, summary, timetable, wording
+from . import characters, compare_words, manner, outcome_words, summary, timetable, wording
 from .budget import ARMS
 from .candidate import STEP_SECONDS
 from .compare import Comparison
@@ -176,12 +176,18 @@ def print_space(space: Space) -> None:
     console.print(f"space {space.name}: {space.size:,} points, {space.search.trials} candidates to train", markup=False)
     console.print(
         f"proxy: d_model {proxy.model.d_model}, {proxy.model.n_layers} layers, context {proxy.model.context}, "
-        f"{proxy.steps:,} steps of {proxy.batch_tokens:,} tokens ({proxy.tokens:,} in all), {proxy.resolve_device().type}"
+        f"{proxy.steps:,} steps of {proxy.batch_tokens:,} tokens ({proxy.tokens:,} in all)"
     )
     planned = space.search.planned
     figures = cost(proxy.model, proxy.microbatch or proxy.batch_size, 4)
     total = planned * proxy.tokens * figures.flops_per_token
     console.print(f"  {planned} runs, at most {total:.3g} training FLOPs in all; a dense run {figures.params:,} params")
+    runs = manner.of_space(space)
+    table = _table(*runs)
+    table.add_row(*map(Text, runs.values()))
+    _print_table(table)
+    for line in manner.idle(space):
+        console.print(line, markup=False)
     seconds = [STEP_SECONDS] if space.step_times else []
     table = _table("arm", "params", "flops_per_token", "memory_bytes", *seconds)
     arms = {name: space.arm(name) for name in ARMS}
@@ -211,7 +217,8 @@ def print_config(config: TrainConfig) -> None:
     model, device = config.model, config.resolve_device()
     console.print(
         f"{config.steps:,} steps of {config.batch_tokens:,} tokens ({config.tokens:,} in all) on {device.type}, in "
-        f"{precision(config, device)}; data: {config.data.name}", markup=False
+        f"{precision(config, device)}; data: {config.data.name}; kernels {manner.kernels(config, device)}"
+        f"{', cuda_graph' * config.cuda_graph}", markup=False
     )  # fmt: skip
     table = _table("", "params", "flops_per_token", "memory_bytes")
     models = {"this model": model, "dense, same width": model.dense()}

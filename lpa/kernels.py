@@ -131,6 +131,11 @@ def forget() -> None:
     _compiled.cache_clear()
 
 
+def compilations() -> int:
+    """Graphs that this process has compiled so far, each in the first step or evaluation that needs it."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
 def _allow_kinds() -> None:
     """Each time: the limit is a thread's own, and ends with each_shape_by_itself when it was raised in it."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_KINDS)

@@ -75,7 +75,7 @@ class TensorBoard:
         if row["step"] <= self.told:
             return
         for name, value in row.items():
-            if name != "step" and not isinstance(value, str):  # a word has no curve
+            if name != "step" and not isinstance(value, (str, bool)):  # a word has no curve
                 self.writer.add_scalar(name, value, row["step"])
         self.writer.flush()
         self.told = row["step"]

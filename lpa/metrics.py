@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +13,8 @@ import torch
 from .checkpoint import Curve
 from .config import UserError, one_line
 from .files import replace_text
+from .kernels import resolved
+from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from .logs import Log
@@ -88,16 +90,24 @@ class Machine:
     """`cpu`, or the GPU's name."""
     precision: str
     """float32 or bfloat16."""
+    kernels: str
+    """What is compiled."""
+    cuda_graph: bool
+    activation_checkpointing: bool
+    microbatch: int
+    """Sequences in one forward pass of a process."""
 
     @classmethod
-    def of(cls, device: torch.device, devices: int, precision: str) -> Self:
-        """Where this process computes, and so many more like it."""
-        return cls(devices, torch.cuda.get_device_name(device) if device.type == "cuda" else device.type, precision)
+    def of(cls, config: TrainConfig, device: torch.device, devices: int, precision: str) -> Self:
+        """Where and how this process trains, and so many more like it."""
+        name, share = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type, config.batch_size // devices
+        ways = resolved(config.kernels, device), config.cuda_graph, config.activation_checkpointing
+        return cls(devices, name, precision, *ways, min(config.microbatch or share, share))
 
 
 @dataclass
 class Speed:
-    """Tokens a second since it was last asked, evaluations and all."""
+    """Tokens a second since it was last asked, evaluations and all; none where something was compiled meanwhile."""
 
     flops_per_token: int
     """Of training, by formula."""
@@ -107,12 +117,22 @@ class Speed:
     """Trained on when it was last asked."""
     seconds: float = 0.0
     """Passed then."""
+    count: Callable[[], int] = int
+    """Of what was compiled so far; nothing is, when left out."""
+    counted: int = field(init=False)
+    """When it was last asked."""
+
+    def __post_init__(self) -> None:
+        self.counted = self.count()
 
     def since(self, tokens: int, seconds: float) -> dict[str, float]:
         """tokens_per_second and, where the devices' peak is known, mfu: the share of it that the model's own FLOPs are (PaLM,
-        arXiv 2204.02311, appendix B). What is computed again does not count."""
+        arXiv 2204.02311, appendix B). What is computed again does not count. Nothing where compiling took some of the time."""
         rate = (tokens - self.tokens) / max(seconds - self.seconds, 1e-9)
+        before, self.counted = self.counted, self.count()
         self.tokens, self.seconds = tokens, seconds
+        if self.counted != before:
+            return {}
         share = {} if self.peak_flops is None else {"mfu": rate * self.flops_per_token / self.peak_flops}
         return {"tokens_per_second": rate, **share}
 

@@ -21,6 +21,7 @@ from .files import replace_text
 from .graph import Add, Graphed
 from .guard import DivergedError, Guard, finite
 from .keeper import Keeper
+from .kernels import compilations, resolved
 from .logs import UNLOGGED, Logs
 from .metrics import Machine, Metrics, Progress, Speed, peak_flops
 from .model import Block, Decoder, fill, outline
@@ -61,7 +62,7 @@ def train(
     model = fresh(config, device, world)
     adamw = optimizer(model, config.optim)
     spare, fingerprint = only_at is not None, config.fingerprint(shards.content)
-    machine = Machine.of(device, world.size, precision(config, device))
+    machine = Machine.of(config, device, world.size, precision(config, device))
     keeper = Keeper(out and out / CHECKPOINT, fingerprint, model, adamw, machine.precision, spare=spare, world=world)
     with world.together():
         add = adder(model, config, device, world)
@@ -136,8 +137,9 @@ def fresh(config: TrainConfig, device: torch.device, world: World = ALONE) -> De
 
 def speed(config: TrainConfig, device: torch.device, processes: int, done: int) -> Speed:
     """What tells a training's speed, from `done` steps on."""
-    peak = peak_flops(device) if is_bfloat16(config, device) else None
-    return Speed(flops_per_token(config.model), peak and peak * processes, done * config.batch_tokens)
+    peak, compiles = peak_flops(device) if is_bfloat16(config, device) else None, resolved(config.kernels, device) != "plain"
+    count = compilations if compiles else int
+    return Speed(flops_per_token(config.model), peak and peak * processes, done * config.batch_tokens, count=count)
 
 
 def reached(out: Path, config: TrainConfig, shards: Shards) -> Reached:

@@ -246,18 +246,26 @@ def _training(config: TrainConfig, folder: Path) -> Training:
     curve = {int(row["tokens"]): row["valid_loss_nats"] for row in rows if "valid_loss_nats" in row}
     done = int(rows[-1]["step"]) if rows else 0
     speed = median(row["tokens_per_second"] for row in timed) if timed else None
-    return Training(config, folder, done, curve, speed, _ran_on(timed, config))
+    ran = [row for row in rows if {"tokens_per_second", "devices"} & set(row)]
+    return Training(config, folder, done, curve, speed, _ran_on(ran, config))
 
 
 def _ran_on(rows: Sequence[Mapping[str, Any]], config: TrainConfig) -> tuple[str, ...]:
-    """What rows with a speed say of it, and the keys that change it; nothing where one of the rows does not say."""
+    """What rows say of their speed, and the keys that change it; nothing where one of the rows does not say."""
     if not all({"devices", "device", "precision"} <= set(row) for row in rows):
         return ()
-    fields = TrainConfig.model_fields
-    micro = config.microbatch or config.batch_size
-    keys = f", microbatch {micro}" if micro < config.batch_size else ""
-    keys += "".join(f", {key} {value}" for key in FASTER if (value := getattr(config, key)) != fields[key].default)
-    return tuple(dict.fromkeys(f"{row['devices']} x {row['device']}, {row['precision']}{keys}" for row in rows))
+    return tuple(dict.fromkeys(f"{row['devices']} x {row['device']}, {row['precision']}{_ways(row, config)}" for row in rows))
+
+
+def _ways(row: Mapping[str, Any], config: TrainConfig) -> str:
+    """The keys that change a speed where they are not as usual, by the row or, of an older version, by the config: that says
+    what it was when the training last went on."""
+    share = config.batch_size // row["devices"]
+    micro = row.get("microbatch", min(config.microbatch or share, share))
+    usual = {key: TrainConfig.model_fields[key].default for key in FASTER}
+    values = {key: row.get(key, getattr(config, key)) for key in FASTER}
+    keys = [f"microbatch {micro}"] * (micro < share) + [f"{key} {values[key]}" for key in FASTER if values[key] != usual[key]]
+    return "".join(f", {key}" for key in keys)
 
 
 def _proxy(file: Path) -> Proxy | None:

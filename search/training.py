@@ -12,6 +12,7 @@ from ..lpa.config import UserError
 from ..lpa.data import check_fits
 from ..lpa.distributed import SharedMistakeError, World, joined
 from ..lpa.guard import DivergedError
+from ..lpa.kernels import resolved
 from ..lpa.logs import Logs
 from ..lpa.metrics import METRICS
 from ..lpa.prepare import open_shards
@@ -65,6 +66,8 @@ def _train(path: Path, out: Path, steps: int | None, settings: Sequence[str], lo
         world.check_shared(place)
         interrupt = stack.enter_context(Interrupt(_stopping(world), insist=world.size == 1))
         heard = 0
+        if world.is_first and done < config.steps:
+            _tell_compiling(config)
         whole = stack.enter_context(closing(training.train(config, shards, place, world=world, logs=logs)))
         for progress in islice(whole, steps):
             done = progress.step
@@ -93,6 +96,12 @@ def _stopping(world: World) -> str:
 def _shards(config: TrainConfig, world: World) -> Shards:
     with preparing.progress() if world.is_first else nullcontext(unwatched) as watch_data:
         return open_shards(config.data, watch_data)
+
+
+def _tell_compiling(config: TrainConfig) -> None:
+    name = resolved(config.kernels, config.resolve_device())
+    if name != "plain":
+        terminal.console.print(f"compiling kernels ({name}), in the first step and evaluation", markup=False)
 
 
 def _tell_epochs(epochs: float) -> None:

@@ -24,7 +24,7 @@ from lpanas.lpa.train_config import TrainConfig
 from lpanas.lpa.weights import load_hf
 from lpanas.search.hf_export import export_checkpoint
 
-CLOCK = ("seconds", "tokens_per_second", "devices", "device", "precision")
+CLOCK = ("seconds", "tokens_per_second", "devices", "device", "precision", "microbatch")
 """Speed, and what it is of."""
 Rows = list[dict[str, Any]]
 

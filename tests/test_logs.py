@@ -79,7 +79,7 @@ def by_name(out: Path) -> Told:
     """The figures that metrics.jsonl tells, in float32."""
     told: Told = {}
     for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
-        for name in row.keys() - {"step", "device", "precision"}:
+        for name in row.keys() - {"step", "device", "precision", "kernels", "cuda_graph", "activation_checkpointing"}:
             told.setdefault(name, []).append((row["step"], float(np.float32(row[name]))))
     return told
 

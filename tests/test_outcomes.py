@@ -125,6 +125,28 @@ def test_a_training_that_went_on_elsewhere_has_no_one_speed(place):
     assert "ran on 1 x NVIDIA H100, bfloat16, then 8 x NVIDIA H100, bfloat16, the twin" in words(place)[0]
 
 
+WAYS = {"kernels": "plain", "cuda_graph": False, "activation_checkpointing": False, "microbatch": 4}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"kernels": "regions"}, "kernels regions"),
+        ({"cuda_graph": True}, "kernels plain, cuda_graph True"),
+        ({"activation_checkpointing": True}, "kernels plain, activation_checkpointing True"),
+        ({"microbatch": 2}, "microbatch 2, kernels plain"),
+    ],
+)
+def test_a_training_that_went_on_another_way_has_no_one_speed_though_its_config_says_the_last_alone(place, changed, said):
+    for file in (place / "train.yaml", place / "dense" / "train.yaml"):
+        ran(file, "train", {20: 2.0}, on=ONE | WAYS)
+    assert "x 1.000 its tokens a second" in words(place)[0]
+    with open(place / "train" / "metrics.jsonl", "a") as rows:
+        rows.write(json.dumps({"step": 30, "tokens": 960, "tokens_per_second": 9.0, **ONE, **WAYS, **changed}) + "\n")
+    usual = "1 x NVIDIA H100, bfloat16, kernels plain"
+    assert f"ran on {usual}, then 1 x NVIDIA H100, bfloat16, {said}, the twin on {usual}: speeds" in words(place)[0]
+
+
 def test_the_proxys_loss_stands_beside_that_of_the_same_tokens_alone(place):
     model = load_config(place / "train.yaml").model
     data = load_config(place / "train.yaml").data

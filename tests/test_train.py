@@ -15,6 +15,7 @@ from lpanas.lpa import train as training
 from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards, valid_batches
 from lpanas.lpa.guard import DivergedError
+from lpanas.lpa.kernels import compilations, regions
 from lpanas.lpa.metrics import Speed, named_peak
 from lpanas.lpa.model import build
 from lpanas.lpa.model_config import ModelConfig
@@ -255,8 +256,22 @@ def test_a_log_line_tells_what_its_speed_is_of(
     asked: str, used: str, config: TrainConfig, shards: Shards, tmp_path: Path
 ) -> None:
     run(config.change(precision=asked), shards, tmp_path)
-    told = {(row["devices"], row["device"], row["precision"]) for row in metrics(tmp_path)}
-    assert told == {(1, "cpu", used)}
+    names = ("devices", "device", "precision", "kernels", "cuda_graph", "activation_checkpointing", "microbatch")
+    assert {tuple(row[name] for name in names) for row in metrics(tmp_path)} == {(1, "cpu", used, "plain", False, False, 4)}
+
+
+def test_an_interval_in_which_something_was_compiled_has_no_speed() -> None:
+    its = regions("eager")
+    speed = Speed(flops_per_token=6, peak_flops=None, tokens=0, count=compilations)
+    parts = (torch.ones(3, 5), torch.ones(3, 5))
+    its.swiglu(parts)
+    assert speed.since(10, 9.0) == {}
+    its.swiglu(parts)
+    assert speed.since(20, 10.0) == {"tokens_per_second": 10.0}
+    with torch.no_grad():  # an evaluation's first
+        its.swiglu(parts)
+    assert speed.since(30, 20.0) == {}
+    assert speed.since(40, 21.0) == {"tokens_per_second": 10.0}
 
 
 def test_mfu_is_the_models_flops_a_second_over_the_devices() -> None:

@@ -7,6 +7,8 @@ import pytest
 from lpanas.lpa.checkpoint_folder import FOLDERS
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.data import DataConfig
+from lpanas.lpa.kernels import forget
+from lpanas.lpa.model import Decoder
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.train_config import TrainConfig
@@ -42,6 +44,21 @@ def test_a_training_that_has_lost_its_log_goes_on_from_its_checkpoint(path: Path
     assert call("train", path, "--out", out)[::2] == (0, "")
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(6, 13))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo's own, at a tensor in the middle
+def test_compiling_is_said_once_and_is_in_no_speed(
+    path: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Decoder.use, "__defaults__", ("eager",))  # a backend that needs no compiler
+    forget()
+    code, told, _ = call("train", path, "--out", tmp_path / "out", "--set", "kernels=regions")
+    assert (code, told.count("compiling kernels")) == (0, 1)
+    assert told.startswith("compiling kernels (regions), in the first step and evaluation\nstep 1 of 12")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "tokens_per_second" in row] == list(range(2, 12))  # the last has the evaluation
+    assert {row["kernels"] for row in rows} == {"regions"}
+    assert "compiling kernels" not in call("train", path, "--out", tmp_path / "out", "--set", "kernels=regions")[1]
 
 
 @pytest.mark.parametrize("name", ["checkpoint-000000005", "checkpoint.pt"])

@@ -96,9 +96,7 @@ def search(space: str, out: Path | None, where: Where, begin: Begin, storage: st
             paths |= {"is it true?": f"lpanas confirm {shlex.quote(str(place))}"}
             paths |= {"exported config": exported.text, "train it": f"lpanas train {shlex.quote(str(config))}"}
         paths = {"page": write_report(found, place)} | paths  # it says what was exported
-    if state.exhausted:
-        terminal.console.print("No candidate is left that was not trained.")
-    terminal.print_results(found, paths)
+    terminal.print_results(found, paths, state.exhausted)
     return bool(found.complete)
 
 

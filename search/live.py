@@ -123,6 +123,14 @@ def read(folder: Path) -> Moment | None:
     return Moment.parse_json(text, str(path))
 
 
+def is_exhausted(folder: Path) -> bool:
+    """Whether a driver that has ended has said that no candidate was left; not, where nothing is said."""
+    with suppress(UserError):
+        told = read(folder)
+        return told is not None and told.phase == "ended" and told.exhausted
+    return False
+
+
 def here() -> dict[str, Any]:
     """Who writes, and when."""
     its = {"process": os.getpid(), "born": born(os.getpid()), "host": socket.gethostname(), "machine": machine()}

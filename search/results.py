@@ -163,6 +163,11 @@ class Results:
         """The costs among the objectives, or all of them when only the loss is minimised."""
         return [name for name in self.space.objectives if name != "loss_nats"] or list(self.space.dense_costs)
 
+    @property
+    def priced(self) -> list[str]:
+        """The costs that count: these, and those that have a limit alone."""
+        return list(dict.fromkeys([*self.costs, *(name for name in self.space.limits if name in self.space.dense_costs)]))
+
     def table(self, records: Sequence[Record]) -> "pd.DataFrame":
         """A row a record, units in the columns' names."""
         import pandas as pd  # no table is made before the first run

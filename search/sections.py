@@ -1,5 +1,6 @@
 """Sections of a space: what may vary, the reference arms, the target, and a limit."""
 
+import math
 import re
 from typing import Annotated, Self
 
@@ -16,13 +17,14 @@ LIMIT = r"(\d+\.?\d*(?:[eE][-+]?\d+)?)(?: ?x ?dense)?"
 
 def _limit(value: object) -> str:
     text = " ".join(str(value).split())
-    if isinstance(value, bool) or not re.fullmatch(LIMIT, text):
-        raise ValueError(f"expected a number or '1.0 x dense', found '{value}'")
+    factor = None if isinstance(value, bool) else re.fullmatch(LIMIT, text)
+    if factor is None or not float(factor[1]) or math.isinf(float(factor[1])):
+        raise ValueError(f"expected a positive number or '1.0 x dense', found '{value}'")
     return text
 
 
 Limit = Annotated[str, BeforeValidator(_limit)]
-"""`1.0 x dense`, or a number."""
+"""`1.0 x dense`, or a number; positive."""
 
 
 class Vary(Config):

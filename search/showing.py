@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..lpa.config import UserError, read_yaml
-from . import terminal, timetable
+from . import live, terminal, timetable
 from .folder import SPACE, study_in
 from .ledger import CONFIRM
 from .presets import load_config, load_space
@@ -64,7 +64,7 @@ def _show_folder(folder: Path) -> None:
     else:
         from .results import read_study
 
-        terminal.print_results(read_study(folder), {"study": folder})
+        terminal.print_results(read_study(folder), {"study": folder}, live.is_exhausted(folder))
 
 
 def _what_is_there(folder: Path) -> str:

@@ -140,6 +140,10 @@ class Space(Config):
         """The limits that are broken at such costs, as far as these are known (see costs)."""
         return [name for name in self.limits if name in costs and costs[name] > self.limit(name)]
 
+    def excess(self, costs: Costs) -> str:
+        """The limits that are broken at such costs, and by how much: `params 1.25 x the limit`."""
+        return ", ".join(f"{name} {costs[name] / self.limit(name):.4g} x the limit" for name in self.broken(costs))
+
     def _check_feasible(self) -> None:
         probes = chain(self.corners(), islice(self.drawn(Random(self.seed)), PROBED))
         if self.limits and not any(self.candidate(point).feasible for point in probes):

@@ -135,5 +135,15 @@ def ended(found: Results) -> str:
     return f"{runs} of candidates: {', '.join(told)}{seeds}; {found.tokens:,} training tokens in all."
 
 
+def early(found: Results) -> str:
+    """Why a search that has found no other candidate to train has fewer than its trials; nothing where it has them all."""
+    space, runs = found.space, len(found.records)
+    if runs >= space.search.trials:
+        return ""
+    limits = ", ".join(f"{name} at most {limit}" for name, limit in space.limits.items())
+    within = f"keeps to the limits ({limits}) and " if limits else ""
+    return f"It ended at {runs:,} of {space.search.trials:,} trials: no candidate is left that {within}was not trained."
+
+
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

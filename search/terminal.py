@@ -42,15 +42,16 @@ def note(line: str) -> None:
     print(f"lpanas: {line}", file=sys.stderr, flush=True)
 
 
-def print_results(found: Results, paths: dict[str, object]) -> None:
+def print_results(found: Results, paths: dict[str, object], exhausted: bool = False) -> None:
     """One screen: the front in characters, the arms and the front in numbers, the winner, the smallest difference, where
-    things are."""
+    things are. exhausted: whether the driver has found no other candidate to train."""
     for line in characters.front_lines(found, console.width, console.encoding):
         console.print(line, markup=False)
     rows = _rows(found)
     if rows:
         _print_table(_records(found, rows))
-    said = [summary.ended(found), summary.winner(found), summary.belief(found), summary.step_times(found.space)]
+    early = summary.early(found) if exhausted else ""
+    said = [summary.ended(found), early, summary.winner(found), summary.belief(found), summary.step_times(found.space)]
     for line in filter(None, [*_left_out(found, rows), *said]):
         console.print(line, markup=False)
     for name, path in paths.items():
@@ -72,7 +73,7 @@ def _rows(found: Results) -> list[Record]:
 def _records(found: Results, rows: Sequence[Record]) -> Table:
     """A row a record, with its mark in the drawing and a * on the front."""
     widths = {record.target.d_ff for record in rows}
-    shares = [f"{name}\nx dense" for name in found.costs]
+    shares = [f"{name}\nx dense" for name in found.priced]
     table = _table("", "run", "arm", "loss_nats", "against dense", *shares, *(["d_ff"] if len(widths) > 1 else []), "placement")
     table.title = "The reference arms and the front (*), lowest loss first"
     marks, front = characters.marks(found), {record.run for record in found.front}
@@ -83,7 +84,7 @@ def _records(found: Results, rows: Sequence[Record]) -> Table:
         loss = record.status if record.loss_nats is None else f"{record.loss_nats:.4f}"
         against = "" if delta is None or record.arm == "dense" else f"{delta:+.4f} {found.against_dense(record)}"
         arm = record.arm or ("asked for" if record.listed is not None else "")
-        figures = [f"{found.relative(record, name):.3f}" for name in found.costs]
+        figures = [f"{found.relative(record, name):.3f}" for name in found.priced]
         figures += [str(record.target.d_ff)] if len(widths) > 1 else []
         mark = characters.written(mark, console.encoding)
         table.add_row(mark, record.run, arm, loss, against, *figures, record.placement)
@@ -95,7 +96,7 @@ def _left_out(found: Results, rows: Sequence[Record]) -> list[str]:
     lines = []
     if more := len({record.run for record in found.front} - {record.run for record in rows}):
         lines.append(f"{more} more of the {len(found.front)} on the front: lpanas show DIR | cat")
-    if outside := [record.run for record in rows if not record.feasible]:
+    if outside := [f"{one.run} ({found.space.excess(one.costs)})" for one in rows if found.space.broken(one.costs)]:
         lines.append(f"Above the space's limits, and so not on the front: {', '.join(outside)}")
     if failed := [record for record in found.records if record.status in ("diverged", "failed")]:
         lines.append(f"The first that did not end well: {failed[0].run}, {failed[0].reason}")
@@ -202,6 +203,9 @@ def print_space(space: Space) -> None:
         console.print(summary.step_times(space) or _unmeasured(space), markup=False)
     for name, limit in space.limits.items():
         console.print(f"limit: {name} at most {limit}", markup=False)
+    above = {name: excess for name, candidate in arms.items() if (excess := space.excess(candidate.costs))}
+    if above:
+        console.print(f"above the limits: {', '.join(f'{name} ({excess})' for name, excess in above.items())}", markup=False)
     console.print(f"confirm: {outlook(space)}", markup=False)
 
 
@@ -209,7 +213,8 @@ def _unmeasured(space: Space) -> str:
     if space.target.step_times is not None:
         return f"step_seconds: by {space.target.step_times}"
     count = len(timetable.asked(space))
-    return f"step_seconds: {count} pieces of a step are measured when the search begins, but for those that were before"
+    known = "; whether anything keeps to its limit is known then, before the first run" if STEP_SECONDS in space.limits else ""
+    return f"step_seconds: {count} pieces of a step are measured when the search begins, but for those that were before{known}"
 
 
 def print_config(config: TrainConfig) -> None:

@@ -1,13 +1,17 @@
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from lpanas.lpa.cost import cost
 from lpanas.lpa.data import DataConfig
 from lpanas.search.folder import check_folder
-from making import TINY, Call
+from lpanas.search.presets import load_space
+from lpanas.search.results import read_study
+from making import TINY, Call, point
 
 
 @pytest.fixture
@@ -32,7 +36,11 @@ MISTAKES = {
     "target.model.shape=llama-13m": r"target.model.shape: unknown shape 'llama-13m', did you mean 'llama-130m'\?",
     "vary.ranks={atention: [dense, 1/4]}": r"vary.ranks.atention: unknown projection 'atention', did you mean 'attention'\?",
     "limits.params=0.01 x dense": r"limits: no candidate of the space keeps to params: 0.01 x dense",
-    "limits.params=little": r"limits.params: expected a number or '1.0 x dense', found 'little'",
+    "limits.params=little": r"limits.params: expected a positive number or '1.0 x dense', found 'little'",
+    "limits.params=-1": r"limits.params: expected a positive number or '1.0 x dense', found '-1'",
+    "limits.params=0": r"limits.params: expected a positive number or '1.0 x dense', found '0'",
+    "limits.step_seconds=0.0 x dense": r"limits.step_seconds: expected a positive number or '1.0 x dense', found '0.0 x dense'",
+    "limits.params=1e-9": r"limits: no candidate of the space keeps to params: 1e-09",
     "search.trials=3": r"search.trials: expected greater than or equal to 4, found 3",
     "proxy.data={source: text, text: [nowhere/*.txt]}": r"data.text: no file matches 'nowhere/\*.txt'",
     "proxy.data.text=[]": r"proxy.data.text: 'source: text' and a list of globs go together",
@@ -73,6 +81,33 @@ def test_a_graph_without_a_gpu_is_the_same_line_from_every_command_before_anythi
     for words in commands:
         assert call(*words) == (2, "", "lpanas: cuda_graph: only on one GPU alone, found 1 on cpu\n")
         assert not (tmp_path / "out").exists()
+
+
+def test_a_search_that_limits_end_says_so_with_the_limited_costs_and_by_how_much_they_are_exceeded(
+    call: Call, space: Path, tmp_path: Path
+) -> None:
+    out, limited = tmp_path / "out", ("--set", "limits.params=0.6 x dense", "--trials", 8)
+    dense = cost(load_space(str(space)).target.model, 4).params
+    code, screen, err = call("search", space, "--out", out, *limited)
+    assert (code, err) == (0, "")
+    found = read_study(out)
+    points = product(("dense", "1/4"), ("dense", "1/2", "1/4"))
+    within = [pair for pair in points if cost(found.space.candidate(point(*pair)).target, 4).params <= 0.6 * dense]
+    assert len(found.records) == len(found.arms) + len(within) - sum(arm.feasible for arm in found.arms.values()) < 8
+    reason = "no candidate is left that keeps to the limits (params at most 0.6 x dense) and was not trained"
+    assert f"It ended at {len(found.records)} of 8 trials: {reason}." in " ".join(screen.split())
+    shares = {arm: cost(found.space.arm(arm).target, 4).params / dense for arm in found.arms}
+    above = [f"{found.arms[arm].run} (params {share / 0.6:.4g} x the limit)" for arm, share in shares.items() if share > 0.6]
+    said = " ".join(screen.split()).partition("Above the space's limits, and so not on the front: ")[2]
+    assert set(above) <= set(re.split(r"(?<=limit\)),? ", said))
+    assert re.search(r"\n +flops_per_token +params *\n.* x dense +x dense +placement", screen)
+    assert call("show", out)[1].startswith(screen[: screen.index("page: ")])
+
+    shown = call("show", space, *limited[:2])[1]
+    assert f"above the limits: dense (params {1 / 0.6:.4g} x the limit)" in shown
+    code, screen, _ = call("search", space, "--out", tmp_path / "four", "--trials", 4)
+    assert code == 0
+    assert "It ended at" not in screen
 
 
 TEXTS = {

@@ -315,6 +315,11 @@ def test_what_does_not_fit_is_said_in_a_line():
     assert "\n" not in str(raised.value)
 
 
+def test_show_says_when_it_will_be_known_whether_anything_keeps_to_a_limit_in_seconds(file, call):
+    known = "; whether anything keeps to its limit is known then, before the first run"
+    assert known in " ".join(call("show", file)[1].split())
+
+
 # a search
 
 

@@ -60,7 +60,7 @@ class Moment(Config):
     time: float
     """Of this moment, Unix, seconds."""
     seconds: float
-    """Since this call began to search."""
+    """Since this call began to search; that of the call before while it is starting."""
     left: float | None
     """Seconds that are foretold until the end; nothing while too little is known."""
     done: int
@@ -85,7 +85,7 @@ def written(folder: Path) -> Generator[Callable[[Runs], None]]:
     with suppress(UserError):
         before = read(folder)
     if before is not None:
-        _write(folder, before.change(**here(), seconds=0.0, left=None, phase="starting", workers=()))
+        _write(folder, before.change(**here(), left=None, phase="starting", workers=()))
 
     def watch(state: Runs) -> None:
         nonlocal last, at

@@ -56,7 +56,19 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
         assert found is not None
         if moment != seen:
             seen, since = moment, now
-        yield View(moment, found, trouble or missing or silence(moment, now - since))
+        whole = moment is not None and is_complete(found, moment)
+        said = silence(moment, now - since, whole)
+        ended = moment.change(phase="ended") if moment is not None and said and whole else moment
+        yield View(ended, found, trouble or missing or said)
+
+
+def is_complete(found: Results | Confirmation, moment: live.Moment) -> bool:
+    """Whether the same command would train nothing more."""
+    if moment.exhausted or isinstance(found, Confirmation):
+        return moment.exhausted
+    budget, proxy = found.space.search, found.space.proxy
+    is_spent = budget.tokens is not None and found.tokens + proxy.steps * proxy.batch_tokens > budget.tokens
+    return is_spent or (len(found.records) >= budget.trials and len(found.seeds) >= budget.noise_seeds - 1)
 
 
 def _found(folder: Path, url: str | None) -> Results | Confirmation:
@@ -75,17 +87,22 @@ def _look(folder: Path, before: live.Moment | None) -> tuple[live.Moment | None,
     return (before, f"{folder / live.LIVE}: is gone") if moment is None and before is not None else (moment, "")
 
 
-def silence(moment: live.Moment | None, seconds: float = 0.0) -> str:
+def silence(moment: live.Moment | None, seconds: float = 0.0, is_complete: bool = False) -> str:
     """What is to be said of a driver that does not write; nothing when it does, or has said that it ends. seconds: for which it
-    was seen to write nothing, by the looker's clock; on the driver's own machine it is seen at once."""
+    was seen to write nothing, by the looker's clock; on the driver's own machine it is seen at once. is_complete: nothing is
+    left to be trained."""
+    remedy = (
+        "the study is complete, and the same command writes its page" if is_complete else "the same command goes on from here"
+    )
     if moment is None:
         return "nothing has been driven here by a version that says how it goes"
     if moment.is_over:
-        return "" if moment.phase == "ended" else "stopped; the same command goes on from here"
+        return "" if moment.phase == "ended" else f"stopped; {remedy}"
     if moment.machine == machine():
         if born(moment.process) != moment.born:
-            return f"the driver's process {moment.process} has ended without a word; the same command goes on from here"
+            return f"the driver's process {moment.process} has ended without a word; {remedy}"
         seconds = max(seconds, time.time() - moment.time)
     if seconds <= live.SILENT:
         return ""
-    return f"no word from the driver's process {moment.process} on {moment.host} for {seconds:.0f} s"
+    more = f"; {remedy}" if is_complete else ""
+    return f"no word from the driver's process {moment.process} on {moment.host} for {seconds:.0f} s{more}"

@@ -35,6 +35,38 @@ def test_what_is_said_of_a_driver_is_what_it_does(changes, seconds, words):
     assert bool(said) == bool(words)
 
 
+GOES_ON, COMPLETE = "the same command goes on from here", "the study is complete, and the same command writes its page"
+
+
+@pytest.mark.parametrize("changes", [{"born": "1", "phase": "starting"}, {"born": "1"}, {"phase": "stopped"}])
+def test_of_a_complete_study_it_is_said_that_it_is_complete(changes):
+    for complete, words in ((False, GOES_ON), (True, COMPLETE)):
+        assert silence(moment(**changes), is_complete=complete).endswith(f"; {words}")
+    assert silence(moment(), is_complete=True) == silence(moment(phase="ended"), is_complete=True) == ""
+
+
+def test_a_complete_search_whose_page_is_written_anew_by_a_driver_that_is_killed_is_complete(slow, tmp_path, call):
+    out = tmp_path / "study"
+    assert call("search", slow, "--out", out, "--set", "proxy.tokens=640")[0] == 0
+    ended = call("watch", out, "--terminal")[1]
+    with live.written(out):
+        (view,) = islice(views(out), 1)
+        assert (view.moment.phase, view.note) == ("starting", "")
+        left = live.read(out).change(born="1")  # as a process that is gone leaves it
+    (out / live.LIVE).write_text(left.model_dump_json())
+    shown = call("watch", out, "--terminal")[1]
+    assert "ended after" in shown
+    assert COMPLETE in " ".join(shown.split())
+    assert shown.splitlines()[0] == ended.splitlines()[0]
+    (out / live.LIVE).write_text(left.model_dump_json())
+    raw = yaml.safe_load((out / "space.yaml").read_text())
+    raw["search"]["trials"] += 1
+    (out / "space.yaml").write_text(yaml.safe_dump(raw))  # a driver of more trials that was killed before the next
+    (view,) = islice(views(out), 1)
+    assert view.moment.phase == "starting"
+    assert view.note.endswith(GOES_ON)
+
+
 def test_a_driver_that_is_late_by_its_own_clock_is_silent():
     assert "for 100 s" in silence(moment(time=time.time() - 100))
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import fields
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from launching import SECONDS, children, launched, lpanas_train, torchrun
 from lpanas.lpa import checkpoint_folder
 from lpanas.lpa.config import UserError, dump_yaml
 from lpanas.lpa.distributed import World
+from lpanas.lpa.metrics import Machine
 from lpanas.lpa.model import build
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import OptimConfig, optimizer
@@ -24,7 +26,7 @@ from lpanas.lpa.train_config import TrainConfig
 from lpanas.lpa.weights import load_hf
 from lpanas.search.hf_export import export_checkpoint
 
-CLOCK = ("seconds", "tokens_per_second", "devices", "device", "precision", "microbatch")
+CLOCK = ("seconds", "tokens_per_second", *(field.name for field in fields(Machine)))
 """Speed, and what it is of."""
 Rows = list[dict[str, Any]]
 

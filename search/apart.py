@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..lpa.config import UserError, one_line
 from . import nursery
-from .executor import EXIT_SECONDS, begin_work, cause_of, gpu_of
+from .leased import EXIT_SECONDS, begin_work, cause_of, gpu_of
 from .proxy import is_out_of_memory
 
 Task = TypeVar("Task")

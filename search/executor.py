@@ -3,13 +3,12 @@
 import multiprocessing as mp
 import os
 import selectors
-import signal
-import threading
+import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -18,13 +17,11 @@ import torch
 from ..lpa.config import UserError
 from ..lpa.shards import read_shards
 from ..lpa.train_config import TrainConfig
-from . import mps as mps_service
 from . import nursery
+from .leased import EXIT_SECONDS, begin_work, cause_of, gpu_of, seats_here
+from .mps import OurService, Service, serving
 from .proxy import failed, run_proxy
 from .record import Advanced, Fault, Job, Message, Record
-
-EXIT_SECONDS = 5.0
-"""From the end of a worker's pipe to its own end (assumption; measured: milliseconds)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,10 @@ class LocalExecutor:
         self.device, self.threads = setup.config.resolve_device().type, 1
         size = seats_here(self.device, workers, per_gpu)
         self.workers, self.selector = list[Worker](), selectors.DefaultSelector()
-        self.environment = self.opened.enter_context(mps_service.serving(mps and self.device == "cuda"))
+        self.faults = list[Fault]()
+        """Of runs that were lost with a service that their workers shared, not yet told."""
+        leases = [gpu_of(slot) for slot in range(size)] if self.device == "cuda" else []
+        self.services = self.opened.enter_context(serving(mps, leases))
         try:
             for slot in range(size):
                 self.workers.append(self._start(slot))
@@ -157,6 +157,8 @@ class LocalExecutor:
         Only what it waits here counts as a worker's silence, and of that no more than it meant to wait: a search that was
         itself stopped for an hour (Ctrl-Z), or that was busy, kills nobody.
         """
+        if self.faults:
+            seconds = 0.0
         began, most = time.monotonic(), min([self.hung_seconds, *([] if seconds is None else [seconds])])
         ready = {key.data for key, _ in self.selector.select(most)}
         listened = min(time.monotonic() - began, most)
@@ -170,12 +172,14 @@ class LocalExecutor:
                 if worker.silent >= self.hung_seconds:
                     self._replace(worker)
                     yield lost(worker.job, f"no progress for {self.hung_seconds / 60:g} minutes")
+        while self.faults:
+            yield self.faults.pop(0)
 
     def _told(self, worker: Worker) -> Iterator[Message]:
         """All that a worker has told by now."""
         worker.silent = 0.0
         try:
-            while worker.pipe.poll():
+            while worker in self.workers and worker.pipe.poll():  # submit() may replace it meanwhile
                 message: Message = worker.pipe.recv()
                 if isinstance(message, Fault):
                     self._replace(worker)  # an error may have left a GPU's context broken
@@ -192,33 +196,61 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End every worker, in the middle of a run if need be."""
-        for worker in self.workers:
-            worker.process.kill()  # a stopped process would not hear another signal
-        for worker in self.workers:
-            worker.process.join()
-            worker.pipe.close()
+        try:
+            for service in {id(its): its for its in self.services.values()}.values():
+                service.release([worker.process.pid for worker in self.workers if self._service(worker.slot) is service])
+        finally:
+            for worker in self.workers:
+                worker.process.kill()  # a stopped process would not hear another signal
+            for worker in self.workers:
+                worker.process.join()
+                worker.pipe.close()
         self.selector.close()
         self.opened.close()
 
     def _device(self, slot: int) -> str:
         return f"GPU {gpu_of(slot)}" if self.device == "cuda" else "cpu"
 
+    def _service(self, slot: int) -> Service | None:
+        """Through which the worker there shares its GPU."""
+        return self.services.get(gpu_of(slot)) if self.services else None
+
     def _replace(self, worker: Worker) -> Worker:
-        """End a worker and put a fresh one into its place."""
-        worker.process.kill()
-        worker.process.join()
-        self.selector.unregister(worker.pipe)
-        worker.pipe.close()
-        fresh = self._start(worker.slot)
-        self.workers[self.workers.index(worker)] = fresh
+        """End a worker and put a fresh one into its place. Where its work on a shared GPU cannot be ended first, so are the
+        service and all who share it: their runs are faults. Raises UserError when there can be no other service."""
+        service = self._service(worker.slot)
+        if service is None or service.release([worker.process.pid]):
+            return self._exchange([worker])[0]
+        if not isinstance(service, OurService):
+            print(f"lpanas: worker {worker.slot} was killed at work for a service that others may share", file=sys.stderr)
+            return self._exchange([worker])[0]
+        others = [one for one in self.workers if one is not worker and self._service(one.slot) is service]
+        reason = f"the GPU was shared with a worker that could not be ended apart (worker {worker.slot})"
+        self.faults += [lost(one.job, reason) for one in others if one.job is not None]
+        return self._exchange([worker, *others], service.restart)[0]
+
+    def _exchange(self, workers: Sequence[Worker], between: Callable[[], object] = lambda: None) -> list[Worker]:
+        """End workers and put fresh ones into their places. between: called when they have ended."""
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+            self.selector.unregister(worker.pipe)
+            worker.pipe.close()
+        between()
+        fresh = [self._start(worker.slot) for worker in workers]
+        for old, new in zip(workers, fresh, strict=True):
+            self.workers[self.workers.index(old)] = new
         return fresh
 
     def _start(self, slot: int) -> Worker:
         nursery.start()  # anew, if it was killed
         ours, theirs = nursery.CONTEXT.Pipe()
         lease = gpu_of(slot) if self.device == "cuda" else None
+        service = self._service(slot)
+        told = service.environment if service else {}
         process = nursery.CONTEXT.Process(
-            target=_work, args=(theirs, self.setup, lease, self.environment), name=f"lpanas worker {slot}", daemon=True
+            target=_work, args=(theirs, self.setup, lease, told), name=f"lpanas worker {slot}", daemon=True
         )
         process.start()
         theirs.close()
@@ -230,11 +262,6 @@ class LocalExecutor:
 def lost(job: Job, reason: str) -> Fault:
     """A run of which nothing but its job is left."""
     return Fault(failed(job, reason))
-
-
-def cause_of(exitcode: int | None) -> str:
-    """How a process ended: a signal's name, or its exit code."""
-    return signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
 def _work(pipe: Connection, setup: Setup, lease: str | None, environment: dict[str, str]) -> None:
@@ -253,16 +280,6 @@ def _work(pipe: Connection, setup: Setup, lease: str | None, environment: dict[s
             _train(pipe, run_proxy(job, setup.config, shards, setup.checkpoints and setup.checkpoints / job.run))
 
 
-def begin_work(lease: str | None, threads: int = 1) -> None:
-    """The first act of a forked process: it ends with the driver, and has its GPU, or so many threads. lease: see _work."""
-    nursery.end_with_parent()
-    threading.Thread(target=_end_with_driver, daemon=True).start()
-    if lease is None:
-        torch.set_num_threads(threads)
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = lease
-
-
 def _train(pipe: Connection, run: Generator[Message, bool | None]) -> None:
     """Tell all that a run tells, and let it hear the driver's word at its rungs."""
     message = next(run)
@@ -270,28 +287,3 @@ def _train(pipe: Connection, run: Generator[Message, bool | None]) -> None:
         pipe.send(message)
         message = run.send(pipe.recv() if isinstance(message, Advanced) and message.at_rung else None)
     pipe.send(message)
-
-
-def _end_with_driver() -> None:
-    """A driver that is killed cannot end its workers: they see it go, and go."""
-    parent = mp.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def seats_here(device: str, workers: int | None, per_gpu: int) -> int:
-    """Workers of a search on this machine. device: cpu or cuda; workers, per_gpu: as the space has them."""
-    return workers or (torch.cuda.device_count() * per_gpu if device == "cuda" else cores())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def gpu_of(slot: int) -> str:
-    """The GPU of a slot: among those that CUDA_VISIBLE_DEVICES leaves to us, one after the other."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-    return devices[slot % len(devices)]

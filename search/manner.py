@@ -5,7 +5,7 @@ import torch
 from ..lpa.kernels import lacking, resolved
 from ..lpa.train import precision
 from ..lpa.train_config import TrainConfig
-from .executor import seats_here
+from .leased import seats_here
 from .space import Space
 
 

@@ -29,7 +29,7 @@ from ..lpa.config import UserError, one_line  # noqa: E402
 from ..lpa.train_config import TrainConfig  # noqa: E402
 from . import ray_reaper  # noqa: E402
 from .budget import Budget  # noqa: E402
-from .executor import cores  # noqa: E402
+from .leased import cores  # noqa: E402
 
 STORE_BYTES = 100 * 2**20
 """Of the object store of a Ray that we start: only messages go through it (Ray takes no less than 75 MB)."""

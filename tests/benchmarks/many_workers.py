@@ -105,7 +105,7 @@ class Simulated(LocalExecutor):
         self.told, told = mp.Pipe()
         process = mp.get_context("spawn").Process(target=work_all, args=(theirs, whole, seconds, told))
         process.start()
-        self.device, self.hung_seconds = "cpu", 600.0
+        self.device, self.hung_seconds, self.services, self.faults = "cpu", 600.0, {}, []
         self.workers = [Worker(process, pipe, slot) for slot, pipe in enumerate(ours)]
         self.selector = selectors.DefaultSelector()
         for worker in self.workers:

@@ -18,7 +18,7 @@ from .cost import flops_per_token
 from .data import Batches, Shards, near, sent, valid_batches
 from .distributed import ALONE, World
 from .files import replace_text
-from .graph import Add, Graphed
+from .graph import Add, Graphed, free
 from .guard import DivergedError, Guard, finite
 from .keeper import Keeper
 from .kernels import compilations, resolved
@@ -66,6 +66,7 @@ def train(
     keeper = Keeper(out and out / CHECKPOINT, fingerprint, model, adamw, machine.precision, spare=spare, world=world)
     with world.together():
         add = adder(model, config, device, world)
+        score = scorer(model, config, add)
         begun = keeper.load()
     done, curve, losses = begun.step, begun.curve, list(begun.pending)
     told = out if world.is_first and not spare else None
@@ -99,10 +100,10 @@ def train(
                 train_loss = finite(torch.stack(losses).mean().item(), "training loss", done)
                 losses.clear()
             if done in due:
-                valid_loss = finite(evaluate(model, shards, "valid", config, world), "validation loss", done)
+                valid_loss = finite(evaluate(model, shards, "valid", config, world, score), "validation loss", done)
                 curve = (*curve, (done * config.batch_tokens, valid_loss))
             if config.test and done == config.steps:
-                test_loss = finite(evaluate(model, shards, "test", config, world), "test loss", done)
+                test_loss = finite(evaluate(model, shards, "test", config, world, score), "test loss", done)
             seconds, slope = time.perf_counter() - started, (config.optim.lr * share, norm.item()) if logged else (None, None)
             progress = Progress(done, done * config.batch_tokens, train_loss, valid_loss, seconds, curve, test_loss, *slope)
             if logged:
@@ -123,6 +124,7 @@ def train(
         raise
     finally:
         metrics.close()
+        free(add, score)
 
 
 def fresh(config: TrainConfig, device: torch.device, world: World = ALONE) -> Decoder:
@@ -196,15 +198,25 @@ def adder(model: Decoder, config: TrainConfig, device: torch.device, world: Worl
     return Graphed(add, list(model.parameters()))
 
 
+def scorer(model: Decoder, config: TrainConfig, add: Add) -> Add:
+    """What gives a batch's mean loss alone: as a graph, in the memory of that which adds gradients, where that is one."""
+    score = partial(mean_loss, model, config=config)
+    return Graphed(score, beside=add) if isinstance(add, Graphed) else score
+
+
+def mean_loss(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
+    """Of a batch that fits in memory. inputs, targets: (batch, context)."""
+    with autocast(config, inputs.device):
+        return model.loss(inputs, targets)
+
+
 def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainConfig) -> Tensor:
     """Add one batch's gradient, microbatch by microbatch; the batch's mean loss. inputs, targets: (batch, context)."""
     whole = len(inputs)
     size = min(config.microbatch or whole, whole)
     total = torch.zeros((), device=inputs.device)
     for first in range(0, whole, size):
-        with autocast(config, inputs.device):
-            loss = model.loss(inputs[first : first + size], targets[first : first + size])
-        loss = loss * (size / whole)
+        loss = mean_loss(model, inputs[first : first + size], targets[first : first + size], config) * (size / whole)
         average_next(model, config.average_every == "microbatch" or first + size == whole)
         loss.backward()
         total += loss.detach()
@@ -212,17 +224,19 @@ def accumulate(model: Decoder, inputs: Tensor, targets: Tensor, config: TrainCon
 
 
 @torch.no_grad()
-def evaluate(model: Decoder, shards: Shards, split: str, config: TrainConfig, world: World = ALONE) -> float:
-    """Mean loss in nats a token over the fixed windows of a split; many processes share them."""
+def evaluate(
+    model: Decoder, shards: Shards, split: str, config: TrainConfig, world: World = ALONE, score: Add | None = None
+) -> float:
+    """Mean loss in nats a token over the fixed windows of a split; many processes share them. score: mean_loss when None."""
     device = next(model.parameters()).device
+    score = score or partial(mean_loss, model, config=config)
     total, tokens = torch.zeros((), device=device, dtype=torch.float64), 0
     model.eval()
     share = config.batch_size // world.size
     size = min(config.microbatch or share, share)
     batches = valid_batches(shards.split(split), config.model.context, config.data.valid_tokens, size)
     for (inputs, targets), counts in world.deal(batches):
-        with autocast(config, device):
-            loss = model.loss(sent(inputs, device), sent(targets, device)) * targets.numel()
+        loss = score(sent(inputs, device), sent(targets, device)) * targets.numel()
         if counts:
             total += loss
             tokens += targets.numel()

@@ -54,8 +54,8 @@ class TrainConfig(Config):
     """What is compiled: nothing (plain), the regions that know of no rank, each kind of block, or the model. auto: regions on a
     GPU where Triton and a C compiler are installed, else plain."""
     cuda_graph: bool = False
-    """One GPU alone: forward and backward pass are captured once and replayed, which spares a small model the start of its many
-    kernels. Without dropout and activation_checkpointing."""
+    """One GPU alone: forward and backward pass, and validation's forward pass, are captured once and replayed, which spares a
+    small model the start of its many kernels. Without dropout and activation_checkpointing."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -12,8 +12,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol, Self
 
-import torch
-
 from ..lpa.config import UserError
 from ..lpa.shards import read_shards
 from ..lpa.train_config import TrainConfig

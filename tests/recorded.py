@@ -4,10 +4,12 @@ nothing then. To ask for a value within a capture fails."""
 
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from lpanas.lpa import graph
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -50,6 +52,10 @@ class Recorded(TorchDispatchMode):
                     if new.data_ptr() != kept.data_ptr():  # of its own, and no view or change of what was given
                         kept.copy_(new)
 
+    def reset(self) -> None:
+        """Hold nothing."""
+        self.calls.clear()
+
 
 class Stream:
     """There is but one."""
@@ -57,9 +63,12 @@ class Stream:
     def wait_stream(self, other: object) -> None:
         pass
 
+    def synchronize(self) -> None:
+        pass
+
 
 @contextmanager
-def capture(graph: Recorded, stream: Stream) -> Generator[None]:
+def capture(graph: Recorded, pool: tuple[int, int], stream: Stream) -> Generator[None]:
     with graph:
         yield
     graph.forget()
@@ -67,6 +76,9 @@ def capture(graph: Recorded, stream: Stream) -> Generator[None]:
 
 def use(patch: pytest.MonkeyPatch) -> None:
     """From now on torch captures so."""
+    patch.setattr(graph, "aside", cache(Stream))
+    patch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
+    patch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     patch.setattr(torch.cuda, "CUDAGraph", Recorded)
     patch.setattr(torch.cuda, "graph", capture)
     patch.setattr(torch.cuda, "Stream", Stream)

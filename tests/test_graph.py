@@ -1,6 +1,8 @@
 """Steps of a captured graph are those that are taken as they come: on a CPU with captures as recorded.py makes them, and on a
 GPU."""
 
+import gc
+import weakref
 from itertools import islice
 from pathlib import Path
 
@@ -12,11 +14,11 @@ from lpanas.lpa.checkpoint import Reached
 from lpanas.lpa.config import UserError
 from lpanas.lpa.data import Batches, DataConfig, Shards
 from lpanas.lpa.distributed import ALONE
-from lpanas.lpa.graph import WARMUP, Graphed
+from lpanas.lpa.graph import WARMUP, Add, Graphed, free
 from lpanas.lpa.model import Decoder
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.optim import optimizer
-from lpanas.lpa.train import adder, evaluate, fresh, step, train
+from lpanas.lpa.train import adder, evaluate, fresh, scorer, step, train
 from lpanas.lpa.train_config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -33,26 +35,29 @@ def config(tiny: ModelConfig, pages: DataConfig) -> TrainConfig:
     return TrainConfig.model_validate(raw | {"log_every": 1, "evals": 3})
 
 
-def begun(config: TrainConfig, graph: bool) -> tuple[Decoder, torch.optim.AdamW, Graphed | None]:
+def begun(config: TrainConfig, graph: bool) -> tuple[Decoder, torch.optim.AdamW, Add, Add]:
+    """A model, its optimizer, what adds a gradient and what gives a loss."""
     model = fresh(config, CPU)
     add = adder(model, config.change(cuda_graph=False), CPU, ALONE)
-    return model, optimizer(model, config.optim), Graphed(add, list(model.parameters())) if graph else None
+    add = Graphed(add, list(model.parameters())) if graph else add
+    return model, optimizer(model, config.optim), add, scorer(model, config, add)
 
 
 def losses(config: TrainConfig, shards: Shards, graph: bool, stops: tuple[int, ...], out: Path) -> list[float]:
     """Of training, and after every second step of validation. stops: steps after which a checkpoint is gone on from."""
     batches = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)
-    model, adamw, add = begun(config, graph)
+    model, adamw, *its = begun(config, graph)
     found: list[float | torch.Tensor] = []
     for number in range(config.steps):
         if number in stops:
             checkpoint.save(out, "one", Reached(number), model, adamw)
-            model, adamw, add = begun(config, graph)
+            model, adamw, *its = begun(config, graph)
             checkpoint.load(out, "one", model, adamw)
+        add, score = its
         found.append(step(model, adamw, batches(number), config, number, 1.0, add=add)[0])
         if number % 2:
-            found.append(evaluate(model, shards, "valid", config))
-    assert not graph or (add is not None and isinstance(add.graph, recorded.Recorded))
+            found.append(evaluate(model, shards, "valid", config, score=score))
+    assert all(isinstance(one, Graphed) and isinstance(one.graph, recorded.Recorded) for one in its) or not graph
     return [float(loss) for loss in found]
 
 
@@ -82,6 +87,71 @@ def test_a_training_that_goes_on_captures_anew_and_takes_the_same_steps(
     recorded.use(monkeypatch)
     one, other = (losses(config, shards, *how, tmp_path / "state") for how in ((False, ()), (True, stops)))
     assert other == one
+
+
+def test_of_batches_of_another_shape_the_loss_is_that_which_comes(
+    config: TrainConfig, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one of a split is smaller."""
+    recorded.use(monkeypatch)
+    windows = 2 * 7 + 1
+    config = config.change(data=config.data.change(valid_tokens=windows * config.model.context))
+    model, _, _, score = begun(config, graph=True)
+    plain = evaluate(model, shards, "valid", config)
+    assert [evaluate(model, shards, "valid", config, score=score) for _ in range(3)] == [plain] * 3
+    assert isinstance(score, Graphed)
+    assert isinstance(score.graph, recorded.Recorded)
+
+
+def test_a_run_that_has_ended_holds_nothing_and_the_next_one_has_its_stream(
+    config: TrainConfig, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded.use(monkeypatch)
+    cleared = list[int]()
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: cleared.append(1), raising=False)
+    model, _, add, score = begun(config, graph=True)
+    batch = Batches(shards.split("train"), config.model.context, config.batch_size, config.seed)(0)
+    assert isinstance(add, Graphed)
+    assert isinstance(score, Graphed)
+    assert score.pool is add.pool
+    for one in (add, score) * (WARMUP + 1):
+        one(*batch)
+    gradient = weakref.ref(add.gradients[0])
+    losses, captured = [weakref.ref(one.loss) for one in (add, score)], add.graph
+    for parameter in model.parameters():
+        parameter.grad = None
+    del one
+    free(add, score)
+    assert gradient() is None
+    assert [one() for one in losses] == [None, None]
+    assert isinstance(captured, recorded.Recorded)
+    assert not captured.calls
+    assert cleared == [1]
+    assert add.stream is begun(config, graph=True)[2].stream  # pyrefly: ignore[missing-attribute]
+    free(adder(model, config, CPU, ALONE))  # no graph
+    assert cleared == [1]
+
+
+@pytest.mark.parametrize("stop", [None, 2])
+def test_of_a_run_that_has_ended_no_model_is_left_whose_memory_the_next_one_would_count(
+    stop: int | None, config: TrainConfig, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing collects garbage."""
+    models = list[weakref.ref[Decoder]]()
+
+    def made(*its: object) -> Decoder:
+        model = fresh(*its)  # pyrefly: ignore[bad-argument-type]
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("lpanas.lpa.train.fresh", made)
+    gc.disable()
+    try:
+        for _ in islice(train(config.change(device="cpu"), shards), stop):
+            pass
+        assert [model() for model in models] == [None]
+    finally:
+        gc.enable()
 
 
 def on_a_gpu(config: TrainConfig, **changes: object) -> TrainConfig:

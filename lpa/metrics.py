@@ -42,11 +42,16 @@ have most with 2:4 sparsity, which doubles them (on the right). From NVIDIA's da
 torchtitan 0.3.0 cites them (all others and those); the 4090's from NVIDIA's white paper on Ada, second hand."""
 
 
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's product name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def peak_flops(device: torch.device) -> float | None:
     """FLOPs a second that a device promises in bfloat16; None where that is not known."""
     if device.type != "cuda":
         return None
-    return named_peak(torch.cuda.get_device_name(device))
+    return named_peak(device_name(device))
 
 
 def named_peak(name: str) -> float | None:
@@ -100,9 +105,9 @@ class Machine:
     @classmethod
     def of(cls, config: TrainConfig, device: torch.device, devices: int, precision: str) -> Self:
         """Where and how this process trains, and so many more like it."""
-        name, share = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type, config.batch_size // devices
+        share = config.batch_size // devices
         ways = resolved(config.kernels, device), config.cuda_graph, config.activation_checkpointing
-        return cls(devices, name, precision, *ways, min(config.microbatch or share, share))
+        return cls(devices, device_name(device), precision, *ways, min(config.microbatch or share, share))
 
 
 @dataclass

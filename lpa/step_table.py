@@ -14,6 +14,7 @@ import torch
 from .config import Config, UserError
 from .files import forget_drafts, replace_text
 from .kernels import each_shape_by_itself
+from .metrics import device_name
 from .model_config import ModelConfig
 from .piece_time import SECONDS, PieceTime, kernels_name, piece_time
 from .pieces import Layer, Piece, Project, Update, length, pieces
@@ -88,7 +89,7 @@ def under(config: TrainConfig) -> Under:
     device = config.resolve_device()
     on_gpu = device.type == "cuda"
     return Under(
-        device=torch.cuda.get_device_name(device) if on_gpu else processor(),
+        device=device_name(device) if on_gpu else processor(),
         torch=torch.__version__,
         precision=precision(config, device),
         kernels=kernels_name(config, device),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Generic, TypeVar
 
+import torch
 from rich.console import Console
 
 from ..lpa.config import UserError, one_line
@@ -87,6 +88,12 @@ def _live(pipe: Connection, work: Work[Task, Found], task: Task, lease: str | No
         pipe.send(Refused(str(error)))
     except (MemoryError, RuntimeError) as error:
         pipe.send(Refused(work.too_large(task, one_line(error, 100)) if is_out_of_memory(error) else one_line(error)))
+
+
+def check_here(device: str, what: str, remedy: str = "") -> None:
+    """Raises UserError where this machine lacks the GPU that runs train on. what: is measured; remedy: said in the end."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"{what}: measured on a GPU, as runs train on one, and torch sees none on this machine{remedy}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import torch
 
 from ..lpa.kernels import lacking, resolved
+from ..lpa.metrics import device_name
 from ..lpa.train import precision
 from ..lpa.train_config import TrainConfig
 from .leased import seats_here
@@ -19,7 +20,7 @@ def of_space(space: Space) -> dict[str, str]:
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
         shared = sorted(set(sharing(workers, gpus)))
-        found = {"device": f"{gpus} x {torch.cuda.get_device_name(device)}", "workers": str(workers)}
+        found = {"device": f"{gpus} x {device_name(device)}", "workers": str(workers)}
         found |= {"on each GPU": " or ".join(map(str, shared)), "mps": _is_on(budget.mps)}
     words = {"precision": precision(proxy, device), "kernels": kernels(proxy, device)}
     return found | words | {"cuda_graph": _is_on(proxy.cuda_graph)}

@@ -14,6 +14,7 @@ from ..lpa.checkpoint import Reached
 from ..lpa.config import UserError, one_line
 from ..lpa.data import Shards
 from ..lpa.guard import DivergedError
+from ..lpa.metrics import device_name
 from ..lpa.train import Progress, reached, train
 from ..lpa.train_config import TrainConfig
 from .record import Advanced, Fault, Job, Measured, Message, Record, Status, Trained
@@ -143,11 +144,6 @@ def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether a device's or the host's memory was too small, in the words of torch's allocators."""
     words = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the GPU's product name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
 from ..lpa.config import UserError, first_mistake
@@ -34,7 +33,7 @@ from ..lpa.prepare import cache
 from ..lpa.step_table import FOLDER, VERSION, StepTable, Under, check_under, read_table, step_table, under
 from ..lpa.train_config import TrainConfig
 from . import measured
-from .apart import Say, Work, apart, measuring
+from .apart import Say, Work, apart, check_here, measuring
 from .budget import ARMS
 from .candidate import STEP_SECONDS
 from .carry import dense_training
@@ -132,17 +131,12 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
         path = Path(space.target.step_times).expanduser()
         remedy = "make it anew: lpanas show SPACE --step-times FILE"
         return attached(space, _fits(_checked(read_table(path), path, space, pieces, remedy), path, space, place, remedy))
-    if not _can(place):
-        raise UserError(
-            "step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine; make a file on one "
-            "that has (lpanas show SPACE --step-times FILE) and name it: target.step_times"
-        )
+    check_here(
+        place.device,
+        STEP_SECONDS,
+        "; make a file on one that has (lpanas show SPACE --step-times FILE) and name it: target.step_times",
+    )
     return attached(space, times(space, place, pieces, measure))
-
-
-def _can(place: Place) -> bool:
-    """Whether this machine has what its workers train on."""
-    return place.device != "cuda" or torch.cuda.is_available()
 
 
 def times(
@@ -156,8 +150,7 @@ def times(
     """The times of some pieces of a space's target, from the cache or measured now. under: what they have to be measured under,
     if not under whatever is here; widens: whether they are of FFNs wider than the dense one, of any width, if not of the
     space's candidates. Raises UserError."""
-    if not _can(place):
-        raise UserError("step_seconds: measured on a GPU, as runs train on one, and torch sees none on this machine")
+    check_here(place.device, STEP_SECONDS)
     config, threads = dense_training(space, place.device), under.threads if under else place.threads
     widens = _widens(space) if widens is None else widens
     with measuring(STEP_SECONDS) as say:

@@ -10,15 +10,15 @@ import torch
 from ..lpa.config import Config, UserError
 from ..lpa.cost import rebalance, training_cost
 from ..lpa.kernels import each_shape_by_itself, resolved
+from ..lpa.metrics import device_name
 from ..lpa.model_config import ModelConfig
 from ..lpa.step_table import Under, check_under
 from ..lpa.step_time import Stepper
-from ..lpa.train import is_bfloat16
+from ..lpa.train import precision
 from ..lpa.train_config import TrainConfig
 from .apart import Beforehand, Say, Work, apart
 from .equal_time import FIRST, Grid, Pair, Ratio, equal_width, measure, pairs_needed
 from .protocol import WITHIN
-from .proxy import device_name
 
 WHERE = "confirm.matches: step_seconds"
 PROBES, MORE_PROBES, PROBE_SECONDS = 12, 60, 3.0
@@ -129,7 +129,7 @@ def _timings(task: Task, say: Say) -> Timings:
         device=device_name(device),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
-        precision="bfloat16" if is_bfloat16(task.config, device) else "float32",
+        precision=precision(task.config, device),
         arms={arm: found[placed] for arm, placed in task.arms.items()},
     )
 

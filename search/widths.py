@@ -5,12 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
-import torch
-
 from ..lpa.config import Config, UserError
 from ..lpa.model_config import ModelConfig
 from . import measured, timing
-from .apart import Say, measuring
+from .apart import Say, check_here, measuring
 from .carry import dense_training
 from .equal_time import COVERAGE
 from .ledger import Ledger
@@ -95,11 +93,7 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
     asked = _asked(space, arms, "cuda" if place.device == "cuda" else "cpu")
     if (text := text_of(folder, FILE, texts)) is not None:
         return _checked(folder / FILE, _parsed(text, folder), asked)
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "confirm.matches: step_seconds is measured on a GPU, as runs train on one, and torch sees none on this machine; "
-            "start it on one that has, or leave step_seconds out"
-        )
+    check_here(asked.device, "confirm.matches: step_seconds", "; start it on one that has, or leave step_seconds out")
     with measuring("widths of equal step_seconds") as say:
         under = space.step_times.under if space.step_times is not None else None
         threads = (under.threads if under else 0) or place.threads

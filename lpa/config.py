@@ -36,12 +36,13 @@ class Config(BaseModel):
             raise UserError(f"{where}: a part of it refers to itself") from None
 
     @classmethod
-    def parse_json(cls, text: str, where: str) -> Self:
-        """The config that model_dump_json has written; twice as fast as parse. Raises UserError."""
+    def parse_json(cls, text: str, where: str, remedy: str = "") -> Self:
+        """The config that model_dump_json has written; twice as fast as parse. remedy: what to do about a damaged one. Raises
+        UserError."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise UserError(f"{where}: {first_mistake(cls, error)}") from None
+            raise UserError(f"{where}: {first_mistake(cls, error)}{remedy and f'; {remedy}'}") from None
 
     def change(self, **fields: Any) -> Self:
         """A copy with these fields replaced, validated like any other."""
@@ -196,6 +197,8 @@ def first_mistake(cls: type[BaseModel], error: ValidationError) -> str:
         return f"{prefix}unknown key, {nearest(str(first['loc'][-1]), _fields_at(cls, first['loc'][:-1]))}{more}"
     if kind == "missing":
         return f"{prefix}missing{more}"
+    if kind == "json_invalid":
+        return _no_json(str(first["ctx"]["error"]))
     if kind == "literal_error":
         known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
         return f"{prefix}found {_kind(found)}, {nearest(str(found), known)}{more}"
@@ -204,6 +207,12 @@ def first_mistake(cls: type[BaseModel], error: ValidationError) -> str:
         return f"{key}.{message}" if key and re.match(r"[\w.,]+: ", message) else f"{prefix}{message}"
     expected = _EXPECTED.get(kind) or first["msg"].replace("Input should be ", "")
     return f"{prefix}expected {expected}, found {_kind(found)}{more}"
+
+
+def _no_json(error: str) -> str:
+    """What is wrong with a text that is to be JSON. error: pydantic's words, which say where it could not go on."""
+    line = re.search(r"\bline (\d+)", error)
+    return f"is no {'whole ' * error.startswith('EOF')}JSON text{f' (line {line[1]})' if line else ''}"
 
 
 def _fields_at(cls: type[BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median, quantiles
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -38,19 +40,23 @@ Passed = Project | Widen | Attend | Stream
 Call = Callable[[list[Tensor]], list[Tensor]]
 
 
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+"""Of a piece; no more than that of a step is still a number."""
+
+
 class PieceTime(Config):
     """What a piece takes, seconds: medians."""
 
-    first: float
+    first: Seconds
     """Forward and backward pass of a step's first microbatch, which makes the gradient; the update, of an Update."""
-    more: float
+    more: Seconds
     """Of a further one, which adds to it."""
-    host_first: float = 0.0
-    host_more: float = 0.0
+    host_first: Seconds = 0.0
+    host_more: Seconds = 0.0
     """In which the host starts the kernels of these on a GPU; on a CPU 0."""
-    n: int
+    n: Annotated[int, Field(ge=1)]
     """Measurements."""
-    spread: float
+    spread: Annotated[float, Field(ge=0)]
     """Of both together: the distance of their quartiles, as a share of the median."""
 
 

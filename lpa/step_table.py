@@ -8,8 +8,10 @@ from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from .config import Config, UserError
 from .files import forget_drafts, replace_text
@@ -47,9 +49,9 @@ class Under(Config):
     """What is compiled: plain or regions."""
     threads: int
     """Of torch on a CPU; on a GPU 0."""
-    microbatch: int
+    microbatch: Annotated[int, Field(ge=1)]
     """Sequences in one forward pass."""
-    context: int
+    context: Annotated[int, Field(ge=1)]
     """Tokens in each."""
     activation_checkpointing: bool = False
     """Whether the backward pass computes what a block holds again."""
@@ -279,9 +281,10 @@ def _keep(table: StepTable, path: Path) -> StepTable:
     return table
 
 
-def read_table(path: Path) -> StepTable:
-    """The table in a file. Raises UserError."""
+def read_table(path: Path, remedy: str = "") -> StepTable:
+    """The table in a file. remedy: what to do about one that is missing or damaged. Raises UserError."""
     try:
-        return StepTable.parse_json(path.read_text(encoding="utf-8"), str(path))
+        return StepTable.parse_json(path.read_text(encoding="utf-8"), str(path), remedy)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "is no text"
+        raise UserError(f"{path}: cannot be read: {why}{remedy and f'; {remedy}'}") from None

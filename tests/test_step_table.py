@@ -303,7 +303,8 @@ def test_a_cache_that_cannot_be_written_costs_only_the_next_measurement(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("{", "Invalid JSON"), ('{"pieces": {}}', "under: missing"), (None, "cannot be read")]
+    ("text", "why"),
+    [("{\n", r"is no whole JSON text \(line 2\)$"), ('{"pieces": {}}', "under: missing"), (None, "cannot be read")],
 )
 def test_a_named_file_that_is_no_table_is_a_mistake_in_a_line(text, why, tmp_path):
     path = tmp_path / "times.json"

@@ -8,10 +8,11 @@ from ..lpa.config import UserError
 from ..lpa.pieces import Piece, pieces
 from ..lpa.step_table import StepTable
 from . import measured
+from .fitting import attached, is_of
 from .ledger import Ledger
-from .measured import Texts, text_of
+from .measured import Kept, Texts, in_storage, text_of
 from .space import Space
-from .timetable import FILE, Measure, attached, is_of, times
+from .timetable import FILE, Measure, times
 from .variants import Variant
 from .widths import Place
 
@@ -32,8 +33,8 @@ def of(
     """
     if not space.asks_step_seconds:
         return space
-    if (text := text_of(folder, FILE, texts)) is not None:
-        return attached(space, StepTable.parse_json(text, str(folder / FILE)))
+    if (its := text_of(folder, FILE, texts)) is not None:
+        return _of_kept(its, space, "give another --out")
     table, wanted = space.step_times, asked(space, arms)
     lacking = wanted if table is None else table.lacks(wanted)
     if lacking:
@@ -62,15 +63,18 @@ def keep(space: Space, folder: Path, ledger: Ledger) -> None:
         return
     if FILE not in ledger.measured:
         ledger.keep_measured(FILE, table.text)
-    measured.keep(folder, FILE, table.text, ledger, lambda text: StepTable.parse_json(text, FILE) == table)
+    measured.keep(folder, FILE, table.text, ledger, lambda text: StepTable.parse_json(text, in_storage(folder / FILE)) == table)
 
 
 def kept(space: Space, folder: Path, texts: Texts) -> Space:
     """The space with the table of its confirmation; as it is where that has none. Raises UserError."""
-    text = text_of(folder, FILE, texts) if space.asks_step_seconds else None
-    if text is None:
-        return space
-    table = StepTable.parse_json(text, str(folder / FILE))
+    its = text_of(folder, FILE, texts) if space.asks_step_seconds else None
+    return space if its is None else _of_kept(its, space, "put the confirmation's own back")
+
+
+def _of_kept(its: Kept, space: Space, remedy: str) -> Space:
+    """The space with the table of its confirmation, which may lack pieces. Raises UserError."""
+    table = StepTable.parse_json(its.text, its.where, remedy)
     if not is_of(table, space):
-        raise UserError(f"{folder / FILE}: measured for another target; put the confirmation's own back")
+        raise UserError(f"{its.where}: measured for another target; {remedy}")
     return attached(space, table)

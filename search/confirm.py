@@ -13,6 +13,7 @@ from .budget import ARMS
 from .course import Course
 from .drive import Runs, drive
 from .executor import Executor
+from .fitting import attached, is_of
 from .folder import SPACE
 from .ledger import CONFIRM, Ledger
 from .outlook import check_budget
@@ -22,7 +23,6 @@ from .record import Job, Recipe
 from .results import read_study
 from .space import Space
 from .sweep import Cell
-from .timetable import attached, is_of
 from .variants import Variant, as_listed, sized, sizes
 
 

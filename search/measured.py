@@ -2,6 +2,7 @@
 file in its folder that has a copy."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..lpa.config import UserError
@@ -12,16 +13,30 @@ Texts = Mapping[str, str]
 """By the name of the file."""
 
 
-def text_of(folder: Path, file: str, texts: Texts) -> str | None:
+@dataclass(frozen=True)
+class Kept:
+    """A text that was written down."""
+
+    text: str
+    where: str
+    """For errors."""
+
+
+def text_of(folder: Path, file: str, texts: Texts) -> Kept | None:
     """The storage's text, or where it has none (it is of an older version, or there is no storage) the folder's; None where
     there is neither. Raises UserError."""
-    if file in texts:
-        return texts[file]
     path = folder / file
+    if file in texts:
+        return Kept(texts[file], in_storage(path))
     try:
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        return Kept(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def in_storage(path: Path) -> str:
+    """The storage's text of a file, for errors."""
+    return f"{path} in the storage"
 
 
 def keep(folder: Path, file: str, text: str, ledger: Ledger, is_ours: Callable[[str], bool]) -> None:

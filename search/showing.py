@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..lpa.config import UserError, read_yaml
-from . import live, terminal, timetable
+from . import live, step_file, terminal
 from .folder import SPACE, study_in
 from .ledger import CONFIRM
 from .presets import load_config, load_space
@@ -26,8 +26,7 @@ def show(what: str, coordinates: Path | None, step_times: Path | None, settings:
     else:
         space = load_space(what, settings)
         space.proxy.checked_device()
-        if step_times is not None:
-            space = timetable.measured_into(step_times, space)
+        space = step_file.named(space) if step_times is None else step_file.measured_into(step_times, space)
         if coordinates is not None:
             from .page import check_place  # plotly comes with it
 

@@ -210,8 +210,6 @@ def print_space(space: Space) -> None:
 
 
 def _unmeasured(space: Space) -> str:
-    if space.target.step_times is not None:
-        return f"step_seconds: by {space.target.step_times}"
     count = len(timetable.asked(space))
     known = "; whether anything keeps to its limit is known then, before the first run" if STEP_SECONDS in space.limits else ""
     return f"step_seconds: {count} pieces of a step are measured when the search begins, but for those that were before{known}"

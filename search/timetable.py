@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ..lpa.config import UserError, first_mistake
+from ..lpa.config import UserError
 from ..lpa.cost import training_cost
-from ..lpa.files import replace_text, writing
 from ..lpa.model_config import ModelConfig
 from ..lpa.pieces import (
-    ALIGNED,
     ATTENTION_INPUT,
     FFN_INPUT,
     FFN_OUTPUT,
@@ -30,15 +26,16 @@ from ..lpa.pieces import (
 )
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache
-from ..lpa.step_table import FOLDER, VERSION, StepTable, Under, check_under, read_table, step_table, under
+from ..lpa.step_table import FOLDER, StepTable, Under, check_under, step_table, under
 from ..lpa.train_config import TrainConfig
-from . import measured
+from . import fitting, measured
 from .apart import Say, Work, apart, check_here, measuring
 from .budget import ARMS
 from .candidate import STEP_SECONDS
 from .carry import dense_training
+from .fitting import attached, checked
 from .ledger import Ledger
-from .measured import Texts, text_of
+from .measured import Kept, Texts, in_storage, text_of
 from .space import Space
 from .widths import Place
 
@@ -125,12 +122,10 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
     if not space.asks_step_seconds:
         return space
     pieces = asked(space)
-    if (text := text_of(folder, FILE, texts)) is not None:
-        return attached(space, _checked(_parsed(text, folder), folder / FILE, space, pieces, "give another --out"))
+    if (its := text_of(folder, FILE, texts)) is not None:
+        return _of_kept(its, space, pieces, "give another --out")
     if space.target.step_times is not None:
-        path = Path(space.target.step_times).expanduser()
-        remedy = "make it anew: lpanas show SPACE --step-times FILE"
-        return attached(space, _fits(_checked(read_table(path), path, space, pieces, remedy), path, space, place, remedy))
+        return fitting.named(space, place, pieces)
     check_here(
         place.device,
         STEP_SECONDS,
@@ -152,31 +147,9 @@ def times(
     space's candidates. Raises UserError."""
     check_here(place.device, STEP_SECONDS)
     config, threads = dense_training(space, place.device), under.threads if under else place.threads
-    widens = _widens(space) if widens is None else widens
+    widens = fitting.widens(space) if widens is None else widens
     with measuring(STEP_SECONDS) as say:
         return (measure or _apart)(Task(config, pieces, cache() / FOLDER, threads or place.threads, widens, under), say)
-
-
-@dataclass(frozen=True)
-class Here:
-    """This machine, as a local worker has it."""
-
-    device: str
-    threads: int = 1
-
-
-def measured_into(path: Path, space: Space) -> Space:
-    """The space with its target's times, measured here and written to a file. Raises UserError."""
-    if not space.asks_step_seconds:
-        raise UserError(f"--step-times {path}: step_seconds is neither among the space's objectives nor among its limits")
-    from .page import check_place  # plotly comes with it
-
-    check_place(path, "--step-times")
-    timed = attached(space, times(space, Here(space.proxy.resolve_device().type), asked(space)))
-    assert timed.step_times is not None
-    with writing(path.parent):
-        replace_text(path, timed.step_times.text)
-    return timed
 
 
 def _apart(task: Task, say: Say) -> StepTable:
@@ -185,7 +158,7 @@ def _apart(task: Task, say: Say) -> StepTable:
 
 def _work(task: Task, say: Say) -> StepTable:
     check_under(task.under, task.config)
-    if uneven := _uneven(under(task.config), task.config.model, task.widens):
+    if uneven := fitting.uneven(under(task.config), task.config.model, task.widens):
         raise UserError(uneven)
     return step_table(task.config, task.pieces, say, task.cache)
 
@@ -198,75 +171,6 @@ def _too_large(task: Task, error: str) -> str:
     )
 
 
-def attached(space: Space, table: StepTable) -> Space:
-    """The space with its table. Raises UserError when no candidate keeps to its limits then."""
-    try:
-        return space.change(step_times=table)
-    except ValidationError as error:
-        raise UserError(f"{space.name}: {first_mistake(Space, error)}") from None
-
-
-def _parsed(text: str, folder: Path) -> StepTable:
-    return StepTable.parse_json(text, str(folder / FILE))
-
-
-def _checked(table: StepTable, path: Path, space: Space, pieces: tuple[Piece, ...], remedy: str) -> StepTable:
-    """The table of these pieces. path: its file, for errors. Raises UserError when it was measured for another target."""
-    for key, (there, here) in steps_of(table, space).items():
-        if there != here:
-            raise UserError(f"{path}: measured for another target: {key} ({there} there, {here} here); {remedy}")
-    if lacking := table.lacks(pieces):
-        raise UserError(f"{path}: lacks {len(lacking)} of {len(pieces)} pieces, the first '{lacking[0].key}'; {remedy}")
-    return table.only(pieces)
-
-
-def _fits(table: StepTable, path: Path, space: Space, place: Place, remedy: str) -> StepTable:
-    """A table from a file that a space names, if it is of the way that targets are trained now: on another machine maybe, but
-    not on a CPU for runs on a GPU. (A study's own table stays what it is.) Raises UserError."""
-    its, why = table.under, _uneven(table.under, space.target.model, _widens(space))
-    if its.version != VERSION:
-        why = f"measured by another version of lpanas ({its.version} there, {VERSION} here)"
-    elif place.device == "cuda" and not its.is_gpu:
-        why = f"measured on a CPU ({its.device}), and runs train on a GPU"
-    elif place.device == "cuda" and its.precision == "float32" and space.proxy.precision != "float32":
-        why = "measured in float32, and a GPU trains in bfloat16 (if it cannot: proxy.precision: float32)"
-    if why:
-        raise UserError(f"{path}: {why}; {remedy}")
-    return table
-
-
-def _widens(space: Space) -> bool:
-    """Whether there are candidates whose FFN is wider than the dense one."""
-    listed = (one.rebalance for one in space.search.placements)
-    return any(rule != "none" for rule in (*space.vary.rebalance, *listed))
-
-
-def _uneven(its: Under, model: ModelConfig, widens: bool) -> str | None:
-    """What is wrong with a target's candidates whose widths have no times: theirs are not those of their neighbours."""
-    if not widens or not its.is_gpu or its.precision != "bfloat16" or model.ffn_multiple % ALIGNED == 0:
-        return None
-    return (
-        f"in bfloat16 a GPU takes slower kernels where the FFN's width is no multiple of {ALIGNED}, as candidates' may be; "
-        f"set target.model ffn_multiple: {aligned(model)}"
-    )
-
-
-def is_of(table: StepTable, space: Space) -> bool:
-    """Whether it is of steps like those of the space's target."""
-    return all(there == here for there, here in steps_of(table, space).values())
-
-
-def steps_of(table: StepTable, space: Space) -> dict[str, tuple[int, int]]:
-    """What of a step has to be the same, by key of the space: the table's, and the space's."""
-    its, target = table.under, space.target
-    return {
-        "target.microbatch": (its.microbatch, target.microbatch),
-        "target.model.context": (its.context, target.model.context),
-        "target.activation_checkpointing": (its.activation_checkpointing, target.activation_checkpointing),
-        "whether proxy.optim.clip is set": (its.clips, space.proxy.optim.clip is not None),
-    }
-
-
 def keep(space: Space, folder: Path, ledger: Ledger) -> None:
     """Write the table down, before the first run; see measured.keep."""
     table = space.step_times
@@ -274,7 +178,7 @@ def keep(space: Space, folder: Path, ledger: Ledger) -> None:
         return
 
     def is_ours(text: str) -> bool:
-        there = _parsed(text, folder)
+        there = StepTable.parse_json(text, in_storage(folder / FILE))
         return there.under == table.under and there.pieces.items() >= table.pieces.items()
 
     measured.keep(folder, FILE, table.text, ledger, is_ours)
@@ -284,7 +188,13 @@ def kept(space: Space, folder: Path, texts: Texts) -> Space:
     """The space with its study's table. texts: what its storage has. Raises UserError for none, and for another space's."""
     if not space.asks_step_seconds:
         return space
-    text = text_of(folder, FILE, texts)
-    if text is None:
+    its = text_of(folder, FILE, texts)
+    if its is None:
         raise UserError(f"{folder / FILE}: missing; the study's step_seconds are those that it gives")
-    return attached(space, _checked(_parsed(text, folder), folder / FILE, space, asked(space), "put the study's own back"))
+    return _of_kept(its, space, asked(space), "put the study's own back")
+
+
+def _of_kept(its: Kept, space: Space, pieces: tuple[Piece, ...], remedy: str) -> Space:
+    """The space with the table of its study. Raises UserError."""
+    table = StepTable.parse_json(its.text, its.where, remedy)
+    return attached(space, checked(table, its.where, space, pieces, remedy))

@@ -12,7 +12,7 @@ from .apart import Say, check_here, measuring
 from .carry import dense_training
 from .equal_time import COVERAGE
 from .ledger import Ledger
-from .measured import Texts, text_of
+from .measured import Kept, Texts, in_storage, text_of
 from .protocol import WITHIN
 from .space import Space
 from .timing import Task, Timed, Timings
@@ -91,8 +91,8 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
         return None
     arms = low_rank_targets(space)
     asked = _asked(space, arms, "cuda" if place.device == "cuda" else "cpu")
-    if (text := text_of(folder, FILE, texts)) is not None:
-        return _checked(folder / FILE, _parsed(text, folder), asked)
+    if (its := text_of(folder, FILE, texts)) is not None:
+        return _checked(its, _parsed(its, "give another --out"), asked, "give another --out")
     check_here(asked.device, "confirm.matches: step_seconds", "; start it on one that has, or leave step_seconds out")
     with measuring("widths of equal step_seconds") as say:
         under = space.step_times.under if space.step_times is not None else None
@@ -107,18 +107,18 @@ def kept(space: Space, folder: Path, texts: Texts) -> StepSeconds | None:
     they are missing, or another protocol's."""
     if STEP_SECONDS not in space.confirm.matches:
         return None
-    text = text_of(folder, FILE, texts)
-    if text is None:
+    its, back = text_of(folder, FILE, texts), "put the confirmation's own back"
+    if its is None:
         raise UserError(f"{folder / FILE}: missing; the arms at equal step_seconds have the widths that it names")
-    found = _parsed(text, folder)
-    return _checked(folder / FILE, found, _asked(space, low_rank_targets(space), found.asked.device))
+    found = _parsed(its, back)
+    return _checked(its, found, _asked(space, low_rank_targets(space), found.asked.device), back)
 
 
 def keep(found: StepSeconds | None, folder: Path, ledger: Ledger) -> None:
     """Write the widths down, before the first run; see measured.keep."""
     if found is not None:
-        text = found.model_dump_json(indent=1) + "\n"
-        measured.keep(folder, FILE, text, ledger, lambda there: _parsed(there, folder) == found)
+        text, where = found.model_dump_json(indent=1) + "\n", in_storage(folder / FILE)
+        measured.keep(folder, FILE, text, ledger, lambda there: StepSeconds.parse_json(there, where) == found)
 
 
 def _asked(space: Space, arms: Mapping[str, ModelConfig], device: Device) -> Asked:
@@ -137,19 +137,19 @@ def _words(placed: ModelConfig) -> str:
     return placed.placement.text + (f", {activation}" if activation != "none" else "")
 
 
-def _parsed(text: str, folder: Path) -> StepSeconds:
-    return StepSeconds.parse_json(text, str(folder / FILE))
+def _parsed(its: Kept, remedy: str) -> StepSeconds:
+    return StepSeconds.parse_json(its.text, its.where, remedy)
 
 
-def _checked(path: Path, found: StepSeconds, asked: Asked) -> StepSeconds:
-    """What a file says. Raises UserError when it was measured for anything else."""
+def _checked(its: Kept, found: StepSeconds, asked: Asked, remedy: str) -> StepSeconds:
+    """What a text says. Raises UserError when it was measured for anything else."""
     there, here = found.asked.flat, asked.flat
     for key in [*there, *(key for key in here if key not in there)]:
         if there.get(key) != here.get(key):
             raise UserError(
-                f"{path}: measured for another protocol: {key} ({there.get(key, 'nothing')} there, {here.get(key, 'nothing')} "
-                f"here); give another --out"
+                f"{its.where}: measured for another protocol: {key} ({there.get(key, 'nothing')} there, "
+                f"{here.get(key, 'nothing')} here); {remedy}"
             )
     if missing := sorted(set(asked.arms) - set(found.measured.arms)):
-        raise UserError(f"{path}: no width of '{missing[0]}'")
+        raise UserError(f"{its.where}: no width of '{missing[0]}'; {remedy}")
     return found

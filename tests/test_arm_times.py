@@ -14,8 +14,9 @@ from lpanas.search import arm_times, timing, widths
 from lpanas.search.carry import dense_training
 from lpanas.search.conclude import conclude
 from lpanas.search.confirm import resolved
+from lpanas.search.fitting import attached
 from lpanas.search.ledger import CONFIRM, Ledger
-from lpanas.search.timetable import FILE, asked, attached, times
+from lpanas.search.timetable import FILE, asked, times
 from lpanas.search.timing import Timed, Timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
 from lpanas.search.verdict_figures import cost_rows

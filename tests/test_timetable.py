@@ -13,13 +13,14 @@ from lpanas.lpa.config import UserError
 from lpanas.lpa.piece_time import PieceTime
 from lpanas.lpa.pieces import Attend, Ends, Layer, Project, Stream, Update, Widen
 from lpanas.lpa.step_table import FOLDER, VERSION, StepTable, Under
-from lpanas.search import summary, timetable
+from lpanas.search import fitting, summary, timetable
 from lpanas.search.carry import retarget
 from lpanas.search.compare import Comparison, Study
+from lpanas.search.fitting import attached
 from lpanas.search.ledger import SEARCH, Ledger
 from lpanas.search.results import Results, read_study
 from lpanas.search.stored import read_records
-from lpanas.search.timetable import FILE, asked, attached, keep, kept, of
+from lpanas.search.timetable import FILE, asked, keep, kept, of
 from making import TINY, arm_records, job, point, tiny_space
 from optuna.storages import InMemoryStorage
 
@@ -396,12 +397,88 @@ def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, ca
     assert code == 0
     assert "20 pieces of a step are measured when the search begins" in said
     times = tmp_path / "times.json"
-    code, said, error = call("show", file, "--step-times", times)
+    code, shown, error = call("show", file, "--step-times", times)
     assert code == 0, error
-    assert "step_seconds: a step of 8 x 32 tokens of the target" in said
+    assert "step_seconds: a step of 8 x 32 tokens of the target" in shown
     code, said, error = call("show", file, "--set", f"target.step_times={times}")
     assert code == 0, error
-    assert f"step_seconds: by {times}" in said
+    assert "step_seconds: a step of 8 x 32 tokens of the target" in said
+    assert said == shown
+
+
+@pytest.mark.parametrize("there", [b"", b"name: tiny\n", b'{"pieces": {}}', b"\xff\x00"])
+def test_nothing_but_a_file_of_step_times_is_written_over(there, file, tmp_path, call):
+    times = tmp_path / "times.json"
+    times.write_bytes(there)
+    for path in (times, file):
+        before = path.read_bytes()
+        code, said, error = call("show", file, "--step-times", path)
+        why = "is there already, and is no file of step times; name another, or remove it"
+        assert (code, said, error) == (2, "", f"lpanas: --step-times {path}: {why}\n")
+        assert path.read_bytes() == before
+
+
+def test_a_file_of_step_times_is_made_anew(file, tmp_path, call):
+    times = tmp_path / "times.json"
+    times.write_text(table({"another": 1.0}).text)
+    assert call("show", file, "--step-times", times)[0] == 0
+    assert set(json.loads(times.read_text())["pieces"]) == {piece.key for piece in asked(tiny_space(TIMED[0]))}
+
+
+def spoilt(text, **fields):
+    """A table's text with what its pieces take replaced."""
+    its = json.loads(text)
+    its["pieces"] = {key: one | fields for key, one in its["pieces"].items()}
+    return json.dumps(its)
+
+
+FALSE = {
+    "expected greater than or equal to 0, found -3.909 (a number)": lambda text: spoilt(text, first=-3.909),
+    "expected less than or equal to 1000000000000, found 1e+308 (a number)": lambda text: spoilt(text, first=1e308),
+    "a step of the dense target takes 0 s by it": lambda text: spoilt(text, first=0.0, more=0.0),
+    "is no whole JSON text (line ": lambda text: text[: len(text) // 2],
+    "measured for another target: target.model.context (16 there, 32 here)": lambda text: text.replace(
+        '"context": 32', '"context": 16'
+    ),
+}
+BEYOND = {
+    "under.microbatch: expected greater than or equal to 1": lambda text: text.replace('"microbatch": 4', '"microbatch": 0')
+}
+
+
+@pytest.mark.parametrize("why", FALSE | BEYOND)
+def test_seconds_that_cannot_be_are_refused_in_a_line_wherever_they_stand(why, file, tmp_path, call):
+    keep(timed_space(), tmp_path, study := ledger())
+    times = tmp_path / FILE
+    text = (FALSE | BEYOND)[why](times.read_text())
+    times.write_text(text)
+    code, said, error = call("show", file, "--set", f"target.step_times={times}")
+    assert (code, said, error.count("\n")) == (2, "", 1)
+    assert error.startswith(f"lpanas: {times}: ")
+    assert why in error
+    assert error.endswith("; make it anew: lpanas show SPACE --step-times FILE\n")
+    space = tiny_space(*TIMED)
+    for read, remedy in ((of, "give another --out"), (kept, "put the study's own back")):
+        for texts, place in (({}, str(times)), ({FILE: text}, f"{times} in the storage")):
+            with pytest.raises(UserError) as raised:
+                read(space, tmp_path, CPU, texts, nothing_measured) if read is of else read(space, tmp_path, texts)
+            assert str(raised.value).startswith(f"{place}: ")
+            assert why in str(raised.value)
+            assert str(raised.value).endswith(f"; {remedy}")
+    assert study.measured[FILE] != text
+
+
+def test_a_named_file_is_refused_by_show_as_by_search_and_shown_where_it_fits(file, tmp_path, call):
+    times = tmp_path / "times.json"
+    words = ("--set", f"target.step_times={times}")
+    lines = [call(*command, *words) for command in (("show", file), ("search", file, "--out", tmp_path / "out"))]
+    assert lines[0] == lines[1]
+    assert lines[0] == (2, "", f"lpanas: {times}: cannot be read: No such file or directory; {fitting.ANEW}\n")
+    times.write_text(timed_space().step_times.change(under=UNDER.change(device="the other one", torch="7.1")).text)
+    code, said, error = call("show", file, *words)
+    assert code == 0, error
+    assert re.search(r"both .* 0\.\d+ s\n", said)
+    assert "measured on the other one, 1 thread: microbatch 4, float32, torch 7.1" in " ".join(said.split())
 
 
 REFUSED = {

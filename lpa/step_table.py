@@ -214,7 +214,7 @@ def step_table(
             return measure(piece, config)
 
     empty = StepTable(under=its, pieces={}, anchor=config.model.d_model)  # a piece of a Llama-style model anyway
-    table = _cached(path, its) or empty
+    table = cached(path, its) or empty
     if table.lacks(asked):
         if table.pieces and not _is_as_then(table, timed, say):
             say("the machine is faster or slower than it was: all pieces are measured anew")
@@ -260,8 +260,8 @@ def _completed(
     return table
 
 
-def _cached(path: Path, its: Under) -> StepTable | None:
-    """What the cache has."""
+def cached(path: Path, its: Under) -> StepTable | None:
+    """What the cache has of what was measured under the same. path: its file there."""
     with suppress(OSError, UnicodeDecodeError, UserError):
         found = StepTable.parse_json(path.read_text(encoding="utf-8"), str(path))
         if found.under == its:
@@ -271,7 +271,7 @@ def _cached(path: Path, its: Under) -> StepTable | None:
 
 def _keep(table: StepTable, path: Path) -> StepTable:
     """Write a table into the cache, beside what others have put there meanwhile, where the machine was as it is; all of it."""
-    theirs, key = _cached(path, table.under), table.probe.key
+    theirs, key = cached(path, table.under), table.probe.key
     if theirs and theirs.anchor == table.anchor and is_alike(theirs.pieces.get(key), table.pieces.get(key)):
         table = table.change(pieces=theirs.pieces | table.pieces)
     with suppress(OSError):  # it is measured again next time

@@ -96,9 +96,24 @@ def check_here(device: str, what: str, remedy: str = "") -> None:
         raise UserError(f"{what}: measured on a GPU, as runs train on one, and torch sees none on this machine{remedy}")
 
 
+def untold(line: str) -> None:
+    """Nobody else hears it."""
+
+
 @contextmanager
-def measuring(what: str) -> Generator[Say]:
-    """A line on a terminal that says how far a measurement is; elsewhere one now and then, of a long one."""
+def measuring(what: str, tell: Say = untold) -> Generator[Say]:
+    """A line on a terminal that says how far a measurement is; elsewhere one now and then, of a long one. tell: hears all."""
+    with _shown(what) as show:
+
+        def say(line: str) -> None:
+            show(line)
+            tell(f"measuring {what}: {line}")
+
+        yield say
+
+
+@contextmanager
+def _shown(what: str) -> Generator[Say]:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield now_and_then(lambda line: console.print(f"lpanas: measuring {what}: {line}", markup=False), time.monotonic)

@@ -8,6 +8,7 @@ from ..lpa.config import UserError
 from ..lpa.pieces import Piece, pieces
 from ..lpa.step_table import StepTable
 from . import measured
+from .apart import Say, untold
 from .fitting import attached, is_of
 from .ledger import Ledger
 from .measured import Kept, Texts, in_storage, text_of
@@ -25,11 +26,13 @@ def of(
     texts: Texts,
     say: Callable[[str], object],
     measure: Measure | None = None,
+    tell: Say = untold,
 ) -> Space:
     """The space with the times of its arms' pieces: the confirmation's own, or the study's, which the space has, and what is
     missing there measured now; as it is where it asks for none. Writes nothing but the cache.
 
-    texts: what the confirmation's storage has; say: hears in a line why some arms have no seconds.
+    texts: what the confirmation's storage has; say: hears in a line why some arms have no seconds; tell: how far a
+    measurement is.
     """
     if not space.asks_step_seconds:
         return space
@@ -41,10 +44,10 @@ def of(
         try:
             wider = any(arm.target.d_ff != space.target.model.d_ff for arm in arms)
             if table is None:
-                table = times(space, place, tuple(lacking), measure, widens=wider)
+                table = times(space, place, tuple(lacking), measure, widens=wider, tell=tell)
             else:
                 again = [table.probe] if table.probe.key in table.pieces else []  # whether the machine is as it was
-                table = table.filled(times(space, place, (*again, *lacking), measure, table.under, wider))
+                table = table.filled(times(space, place, (*again, *lacking), measure, table.under, wider, tell))
         except UserError as error:
             say(f"some arms have no step_seconds, as {len(lacking)} pieces of their steps are not known: {error}")
     return space if table is None else attached(space, table.only(set(wanted) - set(table.lacks(wanted))))

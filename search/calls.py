@@ -72,7 +72,7 @@ def search(space: str, out: Path | None, where: Where, begin: Begin, storage: st
             from . import screen, study, terminal, timetable
 
             texts = folder.measured_before(place, storage) if loaded.asks_step_seconds else {}
-            loaded = timetable.of(loaded, place, executor, texts)
+            loaded = timetable.of(loaded, place, executor, texts, tell=live.measuring(place, loaded.name))
             study_of = folder.driven(place, loaded, shards.content, storage)
             with study_of as ledger, screen.progress() as draw, Interrupt() as interrupt:
                 timetable.keep(loaded, place, ledger)
@@ -120,11 +120,12 @@ def confirm(
         with begin(setup, space.search) as executor:
             asks = space.asks_step_seconds or "step_seconds" in space.confirm.matches
             texts = folder.measured_before(place, storage, study=directory) if asks else {}
-            timed = widths.of(space, place, executor, texts)
+            tell = live.measuring(place, space.name)
+            timed = widths.of(space, place, executor, texts, tell=tell)
             if timed is not None:
                 arms = variants(space, widths.by_arm(timed))
                 confirm.check(space, arms, shards)
-            space = arm_times.of(space, arms, place, executor, texts, terminal.note)
+            space = arm_times.of(space, arms, place, executor, texts, terminal.note, tell=tell)
             study = folder.driven(place, space, shards.content, storage, study=directory)
             with study as ledger, screen.confirming() as draw, Interrupt() as interrupt:
                 widths.keep(timed, place, ledger)

@@ -190,6 +190,10 @@ def _dashboard(first: "View", port: int | None) -> "Copy | None":
     for."""
     from .results import Results
 
+    if first.found is None:
+        if port is not None:
+            raise UserError(f"--port {port}: its driver is still measuring, and there is no study to be shown yet")
+        return None
     if not isinstance(first.found, Results):
         if port is not None:
             raise UserError(f"--port {port}: only a search is shown in optuna-dashboard, and this is a confirmation")

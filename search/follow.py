@@ -22,7 +22,7 @@ def follow(views: Iterable[View], folder: Path, url: str | None, say: Callable[[
         if view.moment is None or view.moment.is_over:
             return view
         began = time.monotonic()
-        if view.found is not written or ailing != bool(view.note):
+        if view.found is not None and (view.found is not written or ailing != bool(view.note)):
             written, ailing = view.found, bool(view.note)
             path = write(view, folder, url)
             say(f"{datetime.now():%H:%M:%S} {how_far(view)} {path}")
@@ -41,6 +41,7 @@ def write(view: View, folder: Path, url: str | None) -> object:
 def how_far(view: View) -> str:
     """How far a study is, and what ails its driver, which then foretells nothing."""
     found = view.found
+    assert found is not None
     if not isinstance(found, Results):
         return " ".join([f"{found.name}: {found.runs} runs.", *([f"{view.note}."] if view.note else [])])
     return f"{headline(found, None)}. {view.note}." if view.note else f"{headline(found, view.moment)}."

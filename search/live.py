@@ -12,13 +12,14 @@ from typing import Any, Literal
 from ..lpa.config import Config, UserError
 from ..lpa.files import replace_text
 from .drive import Runs
+from .folder import LIVE
 from .process import born, machine
 from .record import Job, Record
 
-Phase = Literal["starting", "searching", "stopping", "stopped", "ended"]
-"""starting: again, no run has begun; stopping: the user has asked for the end; stopped: before the budget was spent."""
+Phase = Literal["starting", "measuring", "searching", "stopping", "stopped", "ended"]
+"""starting: again, no run has begun; measuring: what holds for all runs, before the first; stopping: the user has asked for
+the end; stopped: before the budget was spent."""
 
-LIVE = "live.json"
 EVERY = 1.0
 """Seconds from one writing to the next, at least."""
 SILENT = 15.0
@@ -70,6 +71,8 @@ class Moment(Config):
     exhausted: bool
     """No candidate is left that was not trained."""
     workers: tuple[Running, ...]
+    said: str = ""
+    """How far a measurement is, while there is one."""
 
     @property
     def is_over(self) -> bool:
@@ -102,6 +105,28 @@ def written(folder: Path) -> Generator[Callable[[Runs], None]]:
         told = before if last is None else moment(last, phase)
         if told is not None:
             _write(folder, told)
+        else:
+            with suppress(OSError):
+                (folder / LIVE).unlink()
+
+
+def measuring(folder: Path, name: str) -> Callable[[str], None]:
+    """What writes into the folder of a search how far a measurement before its first run is, about once a second. name: the
+    space's. To be called while `written` is open, which takes away what is left of it."""
+    before, began, at = None, time.monotonic(), -math.inf
+    with suppress(UserError):
+        before = read(folder)
+    if before is None:
+        nothing = {"seconds": 0.0, "left": None, "done": 0, "tokens": 0, "exhausted": False, "workers": ()}
+        before = Moment(name=name, phase="measuring", **here(), **nothing)
+
+    def tell(line: str) -> None:
+        nonlocal at
+        if (now := time.monotonic()) - at >= EVERY:
+            at = now
+            _write(folder, before.change(**here(), phase="measuring", seconds=now - began, said=line))
+
+    return tell
 
 
 def _write(folder: Path, told: Moment) -> None:

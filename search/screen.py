@@ -106,6 +106,9 @@ def _screen() -> Generator[Callable[[RenderableType], None]]:
 def view_of(view: View) -> RenderableType:
     """How far it is, what is to be said of it, its workers, what was found: no more than the terminal has room for."""
     found, moment, width = view.found, view.moment, console.width
+    if found is None:
+        said = "" if moment is None else f"{moment.name}: {_times(moment)}"
+        return Group(*(Text(line) for line in (said, view.note) if line))
     if isinstance(found, Confirmation):
         notes = [f"{found.name}: {found.runs} runs of its confirmation", wording.headline(found), *filter(None, [view.note])]
         return _confirmation(notes, moment)
@@ -157,6 +160,8 @@ def _times(moment: live.Moment) -> str:
     match moment.phase:
         case "starting":
             return "starting"
+        case "measuring":
+            return f"{since}, {moment.said}"
         case "searching":
             left = "time left not known yet" if moment.left is None else f"about {duration(moment.left)} left"
             return f"{since}, {left}"

@@ -9,6 +9,7 @@ from .folder import SPACE, study_in
 from .ledger import CONFIRM
 from .presets import load_config, load_space
 from .space import Space
+from .stored import no_study
 
 
 def show(what: str, coordinates: Path | None, step_times: Path | None, settings: Sequence[str]) -> None:
@@ -76,7 +77,7 @@ def _what_is_there(folder: Path) -> str:
         return f"holds exported targets, and one is shown at a time: lpanas show {', or '.join(map(str, found))}"
     if (folder / CONFIG).is_file():
         return f"holds {CONFIG}, and the dense twin is missing ({DENSE}/{CONFIG} in it), which lpanas export writes"
-    what = f"holds no study (there is no {SPACE} in it)"
+    what = no_study(folder)
     return (
         f"{what}, but a training in no exported target's folder: see {METRICS} in it" if (folder / METRICS).is_file() else what
     )

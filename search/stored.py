@@ -1,12 +1,14 @@
 """A folder of results -> the space and the records in it, of a search or of a confirmation."""
 
 import gzip
+import shlex
 import zlib
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..lpa.config import UserError, one_line, read_yaml
+from . import live
 from .folder import DATABASE, RECORDS, SPACE, WORDS, storage_url, study_in
 from .ledger import open_ledger
 from .measured import Texts
@@ -45,10 +47,18 @@ def read_space(folder: Path) -> Space:
     """The resolved space in a folder of results. Raises UserError."""
     try:
         if not (folder / SPACE).is_file():
-            raise UserError(f"{folder}: holds no study (there is no {SPACE} in it)")
+            raise UserError(f"{folder}: {no_study(folder)}")
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
     return parse_space(read_yaml(folder / SPACE), str(folder / SPACE))
+
+
+def no_study(folder: Path) -> str:
+    """What is to be said of a folder without a study, in which a search may be measuring what it needs before its first run."""
+    with suppress(UserError):
+        if (moment := live.read(folder)) is not None and moment.phase == "measuring":
+            return f"holds no study yet; its driver is {moment.said or moment.phase} (lpanas watch {shlex.quote(str(folder))})"
+    return f"holds no study (there is no {SPACE} in it)"
 
 
 def read_records(path: Path) -> list[Record]:

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..lpa.cost import cost, training_cost
 from ..lpa.train import Progress, is_bfloat16, precision
 from ..lpa.train_config import TrainConfig
-from . import characters, compare_words, manner, outcome_words, summary, timetable, wording
+from . import characters, compare_words, manner, outcome_words, step_file, summary, wording
 from .budget import ARMS
 from .candidate import STEP_SECONDS
 from .compare import Comparison
@@ -200,19 +200,14 @@ def print_space(space: Space) -> None:
         its = f"{name}: placement of the target {candidate.target.placement.text}{ranks}"
         console.print(its, markup=False, soft_wrap=True)
     if space.asks_step_seconds:
-        console.print(summary.step_times(space) or _unmeasured(space), markup=False)
+        known = "; whether anything keeps to its limit is known then, before the first run" if STEP_SECONDS in space.limits else ""
+        console.print(summary.step_times(space) or f"{step_file.unmeasured(space)}{known}", markup=False)
     for name, limit in space.limits.items():
         console.print(f"limit: {name} at most {limit}", markup=False)
     above = {name: excess for name, candidate in arms.items() if (excess := space.excess(candidate.costs))}
     if above:
         console.print(f"above the limits: {', '.join(f'{name} ({excess})' for name, excess in above.items())}", markup=False)
     console.print(f"confirm: {outlook(space)}", markup=False)
-
-
-def _unmeasured(space: Space) -> str:
-    count = len(timetable.asked(space))
-    known = "; whether anything keeps to its limit is known then, before the first run" if STEP_SECONDS in space.limits else ""
-    return f"step_seconds: {count} pieces of a step are measured when the search begins, but for those that were before{known}"
 
 
 def print_config(config: TrainConfig) -> None:

@@ -29,7 +29,7 @@ from ..lpa.prepare import cache
 from ..lpa.step_table import FOLDER, StepTable, Under, check_under, step_table, under
 from ..lpa.train_config import TrainConfig
 from . import fitting, measured
-from .apart import Say, Work, apart, check_here, measuring
+from .apart import Say, Work, apart, check_here, measuring, untold
 from .budget import ARMS
 from .candidate import STEP_SECONDS
 from .carry import dense_training
@@ -113,9 +113,10 @@ def _ranks(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, Rank]]:
         yield {name: parse_rank(rank) for its, rank in zip(groups.values(), choice, strict=True) for name in its}
 
 
-def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure | None = None) -> Space:
+def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure | None = None, tell: Say = untold) -> Space:
     """The space with the times of its target's pieces: those of the study, or in the file that the space names, or measured
-    now; as it is where it asks for none. Writes nothing but the cache. texts: what the study's storage has.
+    now; as it is where it asks for none. Writes nothing but the cache. texts: what the study's storage has; tell: hears how
+    far a measurement is.
 
     Raises UserError when those that are there are another space's, and when none can be measured.
     """
@@ -131,7 +132,7 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
         STEP_SECONDS,
         "; make a file on one that has (lpanas show SPACE --step-times FILE) and name it: target.step_times",
     )
-    return attached(space, times(space, place, pieces, measure))
+    return attached(space, times(space, place, pieces, measure, tell=tell))
 
 
 def times(
@@ -141,14 +142,15 @@ def times(
     measure: Measure | None = None,
     under: Under | None = None,
     widens: bool | None = None,
+    tell: Say = untold,
 ) -> StepTable:
     """The times of some pieces of a space's target, from the cache or measured now. under: what they have to be measured under,
     if not under whatever is here; widens: whether they are of FFNs wider than the dense one, of any width, if not of the
-    space's candidates. Raises UserError."""
+    space's candidates; tell: hears how far it is. Raises UserError."""
     check_here(place.device, STEP_SECONDS)
     config, threads = dense_training(space, place.device), under.threads if under else place.threads
     widens = fitting.widens(space) if widens is None else widens
-    with measuring(STEP_SECONDS) as say:
+    with measuring(STEP_SECONDS, tell) as say:
         return (measure or _apart)(Task(config, pieces, cache() / FOLDER, threads or place.threads, widens, under), say)
 
 

@@ -28,14 +28,15 @@ class View:
 
     moment: live.Moment | None
     """The last that a driver has written."""
-    found: Results | Confirmation
+    found: Results | Confirmation | None
+    """Nothing while its driver measures before its first run."""
     note: str = ""
     """What the viewer should know about the driver or the storage; empty when all is well."""
 
 
 def views(folder: Path, url: str | None = None) -> Iterator[View]:
     """What there is to be seen of a study, each time it is asked for; never ends. The storage is read when the driver says that
-    a run has ended, and for no more than SHARE of the time. Raises UserError when there is no study."""
+    a run has ended, and for no more than SHARE of the time. Raises UserError when there is no study, nor is going to be."""
     found, read_at, took, done = None, 0.0, 0.0, None
     moment, seen, since, trouble = None, None, 0.0, ""
     while True:
@@ -48,15 +49,14 @@ def views(folder: Path, url: str | None = None) -> Iterator[View]:
                 found, trouble = _found(folder, url), ""
                 done = moment and moment.done
             except UserError as error:
-                if found is None:
+                if found is None and (moment is None or moment.phase != "measuring" or missing):
                     raise
-                trouble = str(error)
+                trouble = str(error) if found is not None else ""
             read_at = time.monotonic()
             took = read_at - now
-        assert found is not None
         if moment != seen:
             seen, since = moment, now
-        whole = moment is not None and is_complete(found, moment)
+        whole = moment is not None and found is not None and is_complete(found, moment)
         said = silence(moment, now - since, whole)
         ended = moment.change(phase="ended") if moment is not None and said and whole else moment
         yield View(ended, found, trouble or missing or said)
@@ -101,7 +101,7 @@ def silence(moment: live.Moment | None, seconds: float = 0.0, is_complete: bool 
     if moment.machine == machine():
         if born(moment.process) != moment.born:
             return f"the driver's process {moment.process} has ended without a word; {remedy}"
-        seconds = max(seconds, time.time() - moment.time)
+        seconds = 0.0 if moment.phase == "measuring" else max(seconds, time.time() - moment.time)  # a piece may take long
     if seconds <= live.SILENT:
         return ""
     more = f"; {remedy}" if is_complete else ""

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from ..lpa.config import Config, UserError
 from ..lpa.model_config import ModelConfig
 from . import measured, timing
-from .apart import Say, check_here, measuring
+from .apart import Say, check_here, measuring, untold
 from .carry import dense_training
 from .equal_time import COVERAGE
 from .ledger import Ledger
@@ -81,9 +81,11 @@ def timed(found: StepSeconds | None) -> Mapping[str, Timed]:
     return {} if found is None else found.measured.arms
 
 
-def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure = timing.measured) -> StepSeconds | None:
+def of(
+    space: Space, folder: Path, place: Place, texts: Texts, measure: Measure = timing.measured, tell: Say = untold
+) -> StepSeconds | None:
     """The widths of a confirmation: its own, or measured now; None where none are asked for. Writes nothing. texts: what its
-    storage has.
+    storage has; tell: hears how far a measurement is.
 
     Raises UserError when its own are another protocol's, and when none can be measured.
     """
@@ -94,7 +96,7 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
     if (its := text_of(folder, FILE, texts)) is not None:
         return _checked(its, _parsed(its, "give another --out"), asked, "give another --out")
     check_here(asked.device, "confirm.matches: step_seconds", "; start it on one that has, or leave step_seconds out")
-    with measuring("widths of equal step_seconds") as say:
+    with measuring("widths of equal step_seconds", tell) as say:
         under = space.step_times.under if space.step_times is not None else None
         threads = (under.threads if under else 0) or place.threads
         task = Task(dense_training(space, asked.device), arms, threads, WITHIN, space.confirm.timing_minutes, under)

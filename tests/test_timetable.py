@@ -392,10 +392,11 @@ def test_a_study_in_a_server_has_one_table_from_whichever_folder_it_is_gone_on_w
     assert call("report", one, "--storage", url)[0] == 0
 
 
-def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, call):
+def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, call, monkeypatch):
+    monkeypatch.setenv("LPANAS_CACHE", str(tmp_path / "cache"))
     code, said, _ = call("show", file)
     assert code == 0
-    assert "20 pieces of a step are measured when the search begins" in said
+    assert "step_seconds: 20 pieces of a step are measured when the search begins\n" in said
     times = tmp_path / "times.json"
     code, shown, error = call("show", file, "--step-times", times)
     assert code == 0, error
@@ -404,6 +405,14 @@ def test_a_file_is_measured_by_show_and_its_seconds_are_shown(file, tmp_path, ca
     assert code == 0, error
     assert "step_seconds: a step of 8 x 32 tokens of the target" in said
     assert said == shown
+    more = ("vary.ranks.ffn=[dense, 1/2, 1/4, 1/8]", "vary.rebalance=[none, params]")
+    number = len(asked(tiny_space(*TIMED, *more))) - 20
+    lines = [call("show", file, *words)[1] for words in ((), ("--set", more[0], "--set", more[1]))]
+    assert "all 20 pieces of a step were measured before, here, and are not measured again" in lines[0]
+    said = " ".join(lines[1].split())
+    assert re.search(
+        rf"step_seconds: {number} pieces of a step are measured when .* begins; 20 more were before, about \d", said
+    )
 
 
 @pytest.mark.parametrize("there", [b"", b"name: tiny\n", b'{"pieces": {}}', b"\xff\x00"])

@@ -1,9 +1,11 @@
 """What a search has found, in a few sentences: for its page and for a terminal."""
 
 from collections import Counter
+from contextlib import suppress
 
+from ..lpa import step_error
 from ..lpa.model_config import ModelConfig
-from ..lpa.step_table import StepTable
+from ..lpa.step_table import StepTable, Under
 from .budget import ARMS
 from .record import Record
 from .results import Results
@@ -31,16 +33,50 @@ def searched(space: Space) -> str:
 
 
 def step_times(space: Space) -> str:
-    """What step_seconds are the sum of, and on what it was measured; nothing where they are no cost."""
+    """What step_seconds are the sum of, how sure that is, and on what it was measured; nothing where they are no cost."""
     if space.step_times is None:
         return ""
-    its = space.step_times.under
-    threads = f", {its.threads} thread{'s' * (its.threads > 1)}" if its.threads else ""
+    its, dense = space.step_times.under, space.dense_costs["step_seconds"]
     return (
-        f"step_seconds: a step of {space.target.batch_size} x {its.context} tokens of the target (dense: "
-        f"{space.dense_costs['step_seconds']:.4g} s), the sum of its pieces; {len(space.step_times.pieces)} different ones "
-        f"were measured on {its.device}{threads}: microbatch {its.microbatch}, {its.precision}, torch {its.torch}."
-        f"{_host_bound(space, space.step_times)}"
+        f"step_seconds: a step of {space.target.batch_size} x {its.context} tokens of the target (dense: {dense:.4g} s"
+        f"{_sure(space, space.step_times)}), the sum of its pieces; {len(space.step_times.pieces)} different ones were "
+        f"measured on {measured_on(its)}: microbatch {its.microbatch}, {its.precision}, {_versions(its)}."
+        f"{_noisy(space, space.step_times)}{_host_bound(space, space.step_times)}"
+    )
+
+
+def measured_on(its: Under) -> str:
+    """The device, in words."""
+    threads = f", {its.threads} thread{'s' * (its.threads > 1)}" if its.threads else ""
+    return f"{its.device}{threads}"
+
+
+def _versions(its: Under) -> str:
+    named = (("torch", its.torch), ("Triton", its.triton), ("CUDA", its.cuda), ("driver", its.driver))
+    return ", ".join(f"{name} {version}" for name, version in named if version)
+
+
+def _sure(space: Space, table: StepTable) -> str:
+    """Behind the dense step's seconds: half of their interval, and of the arms' ratios to them."""
+    dense, batch = space.target.model, space.target.batch_size
+    own = step_error.half(table, dense, dense, batch)
+    if own is None:
+        return ""
+    found = list[float]()
+    for name in ARMS:
+        with suppress(KeyError):  # a confirmation's table has its own arms alone
+            found += filter(None, [step_error.half_of_ratio(table, space.arm(name).target, dense, batch)])
+    ratio = f", the arms' ratios to it ± {100 * max(found):.1f} % or less" if found else ""
+    return f" ± {100 * own:.1f} %{ratio}: 95 % by the pieces' repetitions alone"
+
+
+def _noisy(space: Space, table: StepTable) -> str:
+    """A warning, where a piece's repetitions differed much."""
+    found = step_error.spread(table, space.target.model, space.target.batch_size)
+    if found <= step_error.NOISY:
+        return ""
+    return (
+        f" The machine was noisy: the quartiles of a piece's repetitions lie {100 * found:.0f} % of its time apart on average."
     )
 
 
@@ -48,8 +84,9 @@ def _host_bound(space: Space, table: StepTable) -> str:
     """The arms in which the GPU waits for the host; nothing where it does in none."""
     dense, found = space.target.model, list[str]()
     for name in ARMS:
-        device, host = table.sums(space.arm(name).target, dense.d_ff, space.target.batch_size)
-        found += [f"{name} ({host:.3g} s against {device:.3g})"] if host > device else []
+        with suppress(KeyError):
+            device, host = table.sums(space.arm(name).target, dense.d_ff, space.target.batch_size)
+            found += [f"{name} ({host:.3g} s against {device:.3g})"] if host > device else []
     its = "The host takes longer to start the kernels than the GPU to compute them, and its seconds count, in"
     return f" {its} {', '.join(found)}." if found else ""
 

@@ -133,6 +133,21 @@ def test_where_the_gpu_waits_for_its_host_the_hosts_seconds_count_and_it_is_said
     assert "dense (" not in said.partition(" The host ")[2]
 
 
+def test_how_sure_seconds_are_is_said_and_a_noisy_machine_is_warned_of():
+    space = timed_space()
+
+    def said(spread):
+        its = space.step_times
+        spreads = {key: one.change(spread=spread) for key, one in its.pieces.items()}
+        return summary.step_times(attached(space, its.change(pieces=spreads)))
+
+    assert re.search(
+        r"s ± \d\.\d %, the arms' ratios to it ± \d\.\d % or less: 95 % by the pieces' repetitions alone\)", said(0.05)
+    )
+    assert "noisy" not in said(0.05)
+    assert "The machine was noisy: the quartiles of a piece's repetitions lie 12 % of its time apart on average." in said(0.12)
+
+
 # in a study's folder
 
 
@@ -369,7 +384,7 @@ def test_a_search_minimises_seconds_and_its_numbers_stay_when_the_cache_is_gone(
     winner = again.winner
     assert evidence["step_seconds"] == winner.costs["step_seconds"]
     assert evidence["dense_step_seconds"] == again.space.dense_costs["step_seconds"]
-    assert "A step takes" in (out / "export" / "target" / "train.yaml").read_text()
+    assert "A step of the space's target takes" in (out / "export" / "target" / "train.yaml").read_text()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "server"])

@@ -193,7 +193,8 @@ def words(its: Evidence) -> list[str]:
 def _timed(its: Evidence) -> list[str]:
     if its.step_seconds is None or its.dense_step_seconds is None:
         return []
-    return [f"A step takes {its.step_seconds:.4g} s, x {its.step_seconds / its.dense_step_seconds:.3f} dense. {its.step_times}"]
+    share = its.step_seconds / its.dense_step_seconds
+    return [f"A step of the space's target takes {its.step_seconds:.4g} s, x {share:.3f} dense. {its.step_times}"]
 
 
 def _confirmed(its: Evidence) -> list[str]:

@@ -15,17 +15,19 @@ from ..lpa.files import replace_text, writing
 from ..lpa.model_config import ModelConfig
 from ..lpa.train_config import TrainConfig
 from .anchored import anchored, unanchored
+from .candidate import STEP_SECONDS
 from .carry import rebuilt, retarget, train_config
 from .caveats import caveats
 from .evidence import Evidence, evidence, words
 from .export_readme import DENSE, SLURM, readme, slurm
 from .forms import retire
-from .predict import Assumed, Prediction, lines, predict
+from .predict import Assumed, Measured, Prediction, lines, predict
 from .record import Record
 from .replacing import replace_config, replace_script
 from .results import Results
 from .rules import rules
 from .space import Space
+from .summary import measured_on
 
 CONFIG, PREDICTION = "train.yaml", "prediction.json"
 
@@ -43,6 +45,8 @@ class Forecast:
     predicted: Prediction
     dense: Prediction
     evidence: Evidence
+    measured: Measured | None
+    """Where step_seconds were a cost of the study, and at its own target."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,18 @@ def forecast(plan: Planned, out: Path, assumed: Assumed) -> Forecast:
         predicted=predict(plan.config, assumed),
         dense=predict(plan.twin, assumed),
         evidence=evidence(plan.found, plan.record, out),
+        measured=_measured(plan),
     )
+
+
+def _measured(plan: Planned) -> Measured | None:
+    """A training by its study's step_seconds, which hold at the study's target."""
+    table, seconds, dense = plan.found.space.step_times, plan.record.costs.get(STEP_SECONDS), plan.found.space.dense_costs
+    if table is None or seconds is None or plan.shape is not None:
+        return None
+    hours = plan.config.steps / 3600
+    other = dense[STEP_SECONDS]
+    return Measured(measured_on(table.under), seconds, hours * seconds, other, hours * other)
 
 
 def _head(plan: Planned, its: Forecast, twin: str) -> str:
@@ -194,7 +209,7 @@ def _head(plan: Planned, its: Forecast, twin: str) -> str:
             "Evidence:",
             *_wrapped([*words(its.evidence), *plan.caveats(its.evidence)]),
             f"Predicted ({PREDICTION}), before anything is trained:",
-            *_wrapped(lines(its.predicted, its.dense, its.assumed, its.microbatch)),
+            *_wrapped(lines(its.predicted, its.dense, its.assumed, its.microbatch, its.measured)),
             "What decided each key stands above it.",
         ]
     )

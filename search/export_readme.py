@@ -122,21 +122,41 @@ def _first(path: Path) -> str:
 def _table(place: Path) -> str:
     """A row a prediction and one of the dense twin for each way of assuming."""
     rows, notes, dense = list[str](), dict[str, None](), dict[str, None]()
-    for name, its in _predictions(place):
-        assumed = its["assumed"]
+    found = list(_predictions(place))
+    devices = dict.fromkeys(measured["device"] for _, its in found if (measured := its.get("measured")))
+    for name, its in found:
+        assumed, measured = its["assumed"], its.get("measured") or {}
         at = f"{assumed['mfu']:.3g} x {assumed['peak_tflops']:g} TFLOP/s"
-        rows.append(_row(f"`{name}`", its["predicted"], at))
-        dense[_row("`dense/train.yaml`", its["dense"], at)] = None
+        own, other = (_cells(measured, "" if devices else None, which) for which in ("", "dense_"))
+        rows.append(_row(f"`{name}`", its["predicted"], own, at))
+        dense[_row("`dense/train.yaml`", its["dense"], other, at)] = None
         notes[f"- {its['evidence']['run']} (`{name}`): {its['placement']}"] = None
     titles = ("config", "params", "FLOPs a token", "FLOPs in all", "GiB a GPU", "GiB, recomputed")
-    titles += ("s a step, one GPU", "GPU hours", "assumed")
+    titles += ("s a step, measured", "x dense", "hours, measured") if devices else ()
+    titles += ("assumed s a step, one GPU", "assumed GPU hours", "assumed")
     table = "\n".join([f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}", *rows, *dense])
     return (
         f"{table}\n\nBy formula, before anything is trained. GiB a GPU: of a single one, with activations as the config has\n"
-        "them (kept, unless it says `activation_checkpointing: true`); recomputed: with that key. Times are assumptions, not\n"
-        "measured with lpanas train: a share of a GPU's peak, the same for all, of which low-rank layers reach less.\n\n"
-        + "\n".join(notes)
+        "them (kept, unless it says `activation_checkpointing: true`); recomputed: with that key.\n"
+        f"{_of_devices(list(devices))}Assumed times are not measured with lpanas train: a share of a GPU's peak, the same for "
+        "all,\nof which low-rank layers reach less.\n\n" + "\n".join(notes)
     )
+
+
+def _of_devices(devices: Sequence[str]) -> str:
+    """What was measured, and on what."""
+    if not devices:
+        return ""
+    return f"Measured: the sum of a step's pieces on {'; '.join(devices)}; hours on one such device, without evaluations.\n"
+
+
+def _cells(measured: dict[str, Any], missing: str | None, which: str) -> list[str]:
+    """Of what was measured; missing: what stands where nothing was. which: the dense twin's, or empty."""
+    if not measured:
+        return [] if missing is None else [missing] * 3
+    seconds = measured[f"{which}step_seconds"]
+    share = seconds / measured["dense_step_seconds"]
+    return [f"{seconds:.4g}", f"{share:.3f}", f"{measured[f'{which}hours']:.4g}"]
 
 
 def _predictions(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -147,9 +167,10 @@ def _predictions(place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield str(path.parent.relative_to(place) / "train.yaml"), its
 
 
-def _row(name: str, its: dict[str, Any], at: str) -> str:
+def _row(name: str, its: dict[str, Any], measured: list[str], at: str) -> str:
     cells = [name, f"{its['params']:,}", f"{its['flops_per_token']:,}", f"{its['flops']:.4g}"]
     memory = [its.get(key) for key in ("memory_bytes", "recomputed_memory_bytes")]
     cells += ["" if size is None else f"{size / 2**30:.2f}" for size in memory]  # an older file has one of them
-    cells += [f"{its['step_seconds']:.4g}", f"{its['gpu_hours']:.4g}", at]
+    assumed = [its.get(f"assumed_{key}", its.get(key)) for key in ("step_seconds", "gpu_hours")]  # an older file's names
+    cells += [*measured, *("" if figure is None else f"{figure:.4g}" for figure in assumed), at]
     return f"| {' | '.join(cells)} |"

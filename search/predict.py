@@ -1,5 +1,6 @@
 """What a full training would take, before it starts: parameters, FLOPs, memory, time at a stated utilisation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..lpa.config import UserError
@@ -60,9 +61,20 @@ class Prediction:
     """What the config says, and both figures assume."""
     recomputed_memory_bytes: int
     """With activation checkpointing."""
+    assumed_step_seconds: float
+    """Of one GPU at the stated utilisation; n GPUs at the same one take 1/n."""
+    assumed_gpu_hours: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A training by its study's step_seconds, on one device as they were measured on; without evaluations and checkpoints."""
+
+    device: str
     step_seconds: float
-    """Of one GPU; n GPUs at the same utilisation take 1/n."""
-    gpu_hours: float
+    hours: float
+    dense_step_seconds: float
+    dense_hours: float
 
 
 def predict(config: TrainConfig, assumed: Assumed) -> Prediction:
@@ -84,8 +96,8 @@ def predict(config: TrainConfig, assumed: Assumed) -> Prediction:
         memory_bytes=found.memory_bytes,
         activation_checkpointing=recomputes,
         recomputed_memory_bytes=least.memory_bytes,
-        step_seconds=found.flops_per_token * config.batch_tokens / per_second,
-        gpu_hours=flops / per_second / 3600,
+        assumed_step_seconds=found.flops_per_token * config.batch_tokens / per_second,
+        assumed_gpu_hours=flops / per_second / 3600,
     )
 
 
@@ -97,12 +109,13 @@ def activations(its: Prediction) -> str:
 UNMEASURED = "assumed, not measured with lpanas train"
 SLOWER = (
     "Low-rank layers reach less of the peak than dense ones (thin products wait for memory), so at one utilisation the time of "
-    "a low-rank model is a lower bound; lpanas confirm measures steps (matches: [step_seconds])."
+    "a low-rank model is a lower bound"
 )
+ELSEWHERE = "lpanas confirm measures steps (matches: [step_seconds]), and a search with step_seconds as a cost does"
 
 
-def lines(its: Prediction, dense: Prediction, assumed: Assumed, microbatch: int) -> list[str]:
-    """A prediction beside its dense twin's, in words."""
+def lines(its: Prediction, dense: Prediction, assumed: Assumed, microbatch: int, measured: Measured | None = None) -> list[str]:
+    """A prediction beside its dense twin's, in words; what was measured goes before what is assumed."""
 
     def beside(one: float, other: float, form: str, unit: str = "") -> str:
         return f"{one:{form}}{unit} (dense {other:{form}}{unit}; x {one / other:.3f})"
@@ -116,7 +129,17 @@ def lines(its: Prediction, dense: Prediction, assumed: Assumed, microbatch: int)
         f"training FLOPs a token: {beside(its.flops_per_token, dense.flops_per_token, ',')}",
         f"training FLOPs in all: {beside(its.flops, dense.flops, '.4g')}",
         f"memory of a GPU, microbatch {microbatch}, bfloat16, {activations(its)}: {memory}, {state}{kept}",
-        f"seconds a step on one GPU: {beside(its.step_seconds, dense.step_seconds, '.4g')}",
-        f"GPU hours: {beside(its.gpu_hours, dense.gpu_hours, '.4g')}; {UNMEASURED}",
-        f"Times are {assumed.text}. {SLOWER}",
+        *_measured(measured, beside),
+        f"assumed seconds a step on one GPU: {beside(its.assumed_step_seconds, dense.assumed_step_seconds, '.4g')}",
+        f"assumed GPU hours: {beside(its.assumed_gpu_hours, dense.assumed_gpu_hours, '.4g')}; {UNMEASURED}",
+        f"{'Assumed times' if measured else 'Times'} are {assumed.text}. {SLOWER}{'' if measured else f'; {ELSEWHERE}'}.",
+    ]
+
+
+def _measured(its: Measured | None, beside: Callable[[float, float, str], str]) -> list[str]:
+    if its is None:
+        return []
+    return [
+        f"seconds a step, its pieces measured on {its.device}: {beside(its.step_seconds, its.dense_step_seconds, '.4g')}",
+        f"hours on one {its.device} by that: {beside(its.hours, its.dense_hours, '.4g')}; evaluations come on top",
     ]

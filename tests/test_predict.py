@@ -15,6 +15,7 @@ from lpanas.search.export_readme import readme
 from lpanas.search.predict import Assumed, lines, predict
 from lpanas.search.results import Results
 from making import arm_records, tiny_space
+from test_timetable import timed_space
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,8 +45,8 @@ def test_the_file_beside_a_config_foretells_what_the_built_model_says(tmp_path, 
         assert its["params"] == params
         assert its["flops_per_token"] == flops
         assert (its["steps"], its["tokens"], its["flops"]) == (steps, steps * 256, steps * 256 * flops)
-        assert its["step_seconds"] == pytest.approx(flops * 256 / 100e12, rel=1e-12)
-        assert its["gpu_hours"] == pytest.approx(steps * its["step_seconds"] / 3600, rel=1e-12)
+        assert its["assumed_step_seconds"] == pytest.approx(flops * 256 / 100e12, rel=1e-12)
+        assert its["assumed_gpu_hours"] == pytest.approx(steps * its["assumed_step_seconds"] / 3600, rel=1e-12)
         assert its["memory_bytes"] == its["state_bytes"] + its["activation_bytes"]
         # float32 weights, gradients and two moments; bfloat16 copies of what matmuls read, so not of embedding and norms
         with torch.device("meta"):
@@ -106,8 +107,8 @@ def test_what_is_searched_on_is_what_the_exported_config_takes(tmp_path, again):
 def test_time_is_the_flops_over_what_a_gpu_is_assumed_to_do(tmp_path):
     config = TrainConfig.parse(parse_yaml(export(FOUND, FOUND.records[0], tmp_path).path.read_text(), "x"), "x")
     usual = predict(config, Assumed())
-    assert usual.gpu_hours == pytest.approx(usual.flops / (0.4 * 989e12) / 3600)
-    assert predict(config, Assumed(0.2, 989.0)).gpu_hours == pytest.approx(2 * usual.gpu_hours)
+    assert usual.assumed_gpu_hours == pytest.approx(usual.flops / (0.4 * 989e12) / 3600)
+    assert predict(config, Assumed(0.2, 989.0)).assumed_gpu_hours == pytest.approx(2 * usual.assumed_gpu_hours)
 
 
 def test_the_prediction_stands_in_the_files_head_with_its_assumptions(tmp_path):
@@ -119,8 +120,51 @@ def test_the_prediction_stands_in_the_files_head_with_its_assumptions(tmp_path):
     assert f"training FLOPs in all: {mine['flops']:.4g} (dense {dense['flops']:.4g}" in head
     assert "assumed: 0.4 of a GPU's peak of 989 TFLOP/s (H100 SXM" in head
     assert "lower bound" in head
-    assert re.search(r"GPU hours: [^)]*; x [\d.]+\); assumed, not measured with lpanas train", head)
+    assert re.search(r"assumed GPU hours: [^)]*; x [\d.]+\); assumed, not measured with lpanas train", head)
     assert "not measured with lpanas train" in " ".join((path.parent / "README.md").read_text().split())
+
+
+def test_what_a_study_has_measured_leads_and_what_is_assumed_has_other_names(tmp_path):
+    space = timed_space()
+    found = Results(space, arm_records(space, 3.0, 3.1, 3.2, 3.3), [])
+    record = found.records[3]
+    path = export(found, record, tmp_path).path
+    its = json.loads((path.parent / "prediction.json").read_text())
+    seconds, dense, steps = record.costs["step_seconds"], space.dense_costs["step_seconds"], its["predicted"]["steps"]
+    assert its["measured"] == {
+        "device": "made up, 1 thread",
+        "step_seconds": seconds,
+        "dense_step_seconds": dense,
+        "hours": pytest.approx(steps * seconds / 3600),
+        "dense_hours": pytest.approx(steps * dense / 3600),
+    }
+    assert "step_seconds" not in its["predicted"]
+    head = " ".join(line.strip("# ") for line in path.read_text().split("\nmodel:")[0].splitlines())
+    line = (
+        f"seconds a step, its pieces measured on made up, 1 thread: {seconds:.4g} (dense {dense:.4g}; x {seconds / dense:.3f})"
+    )
+    assert line in head
+    assert head.index("hours on one made up") < head.index("assumed seconds a step") < head.index("assumed GPU hours")
+    assert "lpanas confirm measures steps" not in head
+    text = (path.parent / "README.md").read_text()
+    hours = steps * seconds / 3600
+    assert "| s a step, measured | x dense | hours, measured | assumed s a step, one GPU | assumed GPU hours |" in text
+    assert f"| {seconds:.4g} | {seconds / dense:.3f} | {hours:.4g} | {its['predicted']['assumed_step_seconds']:.4g} |" in text
+    assert "Measured: the sum of a step's pieces on made up, 1 thread; hours on one such device" in text
+    elsewhere = export(found, record, tmp_path, "llama-20m").path
+    assert json.loads((elsewhere.parent / "prediction.json").read_text())["measured"] is None
+    assert "measured on" not in elsewhere.read_text().partition("Predicted")[2].partition("What decided")[0]
+
+
+def test_a_prediction_of_an_older_version_is_read_by_its_own_names(tmp_path):
+    place = export(FOUND, FOUND.records[1], tmp_path).path.parent
+    new, its = (place / "README.md").read_text(), json.loads((place / "prediction.json").read_text())
+    del its["measured"]
+    for part in (its["predicted"], its["dense"]):
+        for key in ("step_seconds", "gpu_hours"):
+            part[key] = part.pop(f"assumed_{key}")
+    (place / "prediction.json").write_text(json.dumps(its))
+    assert readme(place) == new
 
 
 @pytest.mark.parametrize("mfu", [0.0, -1.0, 1e-300, 0.0009, 1.01, math.nan, math.inf])

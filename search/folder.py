@@ -24,7 +24,7 @@ from .space import Space
 from .storage import shown
 
 SPACE, DATABASE, ENVIRONMENT, RECORDS, LOCK = "space.yaml", "study.db", "environment.json", "records.jsonl", ".lock"
-LIVE = "live.json"
+LIVE, PART = "live.json", "step_seconds.part.json"
 
 
 WORDS = {SEARCH: "search", CONFIRM: "confirmation"}
@@ -54,7 +54,7 @@ def check_kind(folder: Path, of: str) -> Path:
 def check_folder(folder: Path, *markers: str) -> Path:
     """The folder, without `..` in its name; touches nothing. Raises UserError when it holds other things than a study's, or
     than what has one of the markers, patterns of names."""
-    markers = markers or (ENVIRONMENT, DATABASE, LIVE)  # a driver that was killed while it measured leaves the last alone
+    markers = markers or (ENVIRONMENT, DATABASE, LIVE, PART)  # the last two stay of a driver that stopped while it measured
     folder = folder.resolve() if ".." in folder.parts else folder
     try:
         names = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []

@@ -2,22 +2,26 @@
 device that runs train on. The driver never touches a GPU."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 import torch
 
 from ..lpa.config import Config, UserError
 from ..lpa.cost import rebalance, training_cost
+from ..lpa.files import replace_text
 from ..lpa.kernels import each_shape_by_itself, resolved
 from ..lpa.metrics import device_name
 from ..lpa.model_config import ModelConfig
-from ..lpa.step_table import Under, check_under
+from ..lpa.step_table import Under, check_under, under
 from ..lpa.step_time import Stepper
 from ..lpa.train import precision
 from ..lpa.train_config import TrainConfig
 from .apart import Beforehand, Say, Work, apart
-from .equal_time import FIRST, Grid, Pair, Ratio, equal_width, measure, pairs_needed
+from .equal_time import COVERAGE, FIRST, Grid, Pair, Ratio, equal_width, measure, pairs_needed
 from .protocol import WITHIN
 
 WHERE = "confirm.matches: step_seconds"
@@ -48,6 +52,8 @@ class Task:
     """What all of it may take."""
     under: Under | None = None
     """Of the study's table of step times, if it has one: nothing is measured under something else."""
+    part: Path | None = None
+    """The file that keeps each arm as soon as it is measured, for who goes on after a stop."""
 
 
 class Timed(Config):
@@ -65,6 +71,15 @@ class Timed(Config):
     """Ends of its interval."""
     pairs: int
     """Of steps, one right after the other."""
+
+
+class Part(Config):
+    """What is known of a measurement that has not come to its end."""
+
+    of: str
+    """A hash of all that it depends on but the arm."""
+    arms: dict[str, Timed]
+    """By the arm's model, as JSON."""
 
 
 class Timings(Config):
@@ -105,26 +120,12 @@ def timings(task: Task, say: Say) -> Timings:
 
 
 def _timings(task: Task, say: Say) -> Timings:
-    device = task.config.resolve_device()
-    began = time.monotonic()
-    say("a step of the dense arm")
-    dense = Stepper(task.config)
-    check_speed(dense.first_seconds(), device_name(device), task.minutes)
-    dense.warm_up()
+    device, found = task.config.resolve_device(), known(task)
     names = dict[ModelConfig, str]()  # arms that are one model have one width
     for arm, placed in task.arms.items():
         names.setdefault(placed, arm)
-    minutes = _foretold(dense, len(names), task.within)
-    check_noise(minutes, device_name(device), task.minutes)
-    if minutes > LONG:
-        say(Beforehand(f"about {minutes:.0f} min, at most {task.minutes:g} (confirm.timing_minutes)"))
-    found = dict[ModelConfig, Timed]()
-    for number, (placed, arm) in enumerate(names.items(), 1):
-
-        def heard(line: str, number: int = number) -> None:
-            say(f"arm {number} of {len(names)}, {(time.monotonic() - began) / 60:.1f} min so far: {line}")
-
-        found[placed] = _timed(task, dense, arm, placed, heard, lambda: time.monotonic() - began > 60 * task.minutes)
+    if left := {placed: arm for placed, arm in names.items() if placed not in found}:
+        _measure(task, left, found, say)
     return Timings(
         device=device_name(device),
         torch=torch.__version__,
@@ -132,6 +133,49 @@ def _timings(task: Task, say: Say) -> Timings:
         precision=precision(task.config, device),
         arms={arm: found[placed] for arm, placed in task.arms.items()},
     )
+
+
+def _measure(task: Task, names: Mapping[ModelConfig, str], found: dict[ModelConfig, Timed], say: Say) -> None:
+    """Find the widths of some arms, and keep each. names: of the arms; found: gets what is found. Raises UserError."""
+    device, began = device_name(task.config.resolve_device()), time.monotonic()
+    say("a step of the dense arm")
+    dense, before = Stepper(task.config), len(found)
+    check_speed(dense.first_seconds(), device, task.minutes)
+    dense.warm_up()
+    minutes = _foretold(dense, len(names), task.within)
+    check_noise(minutes, device, task.minutes)
+    if minutes > LONG:
+        say(Beforehand(f"about {minutes:.0f} min, at most {task.minutes:g} (confirm.timing_minutes)"))
+    for number, (placed, arm) in enumerate(names.items(), before + 1):
+
+        def heard(line: str, number: int = number) -> None:
+            say(f"arm {number} of {before + len(names)}, {(time.monotonic() - began) / 60:.1f} min so far: {line}")
+
+        found[placed] = _timed(task, dense, arm, placed, heard, lambda: time.monotonic() - began > 60 * task.minutes)
+        _keep(task, found)
+
+
+def known(task: Task) -> dict[ModelConfig, Timed]:
+    """The arms that were measured before a stop, under the same in all that widths depend on; none where that is not read."""
+    if task.part is not None:
+        with suppress(OSError, UnicodeDecodeError, UserError):
+            part = Part.parse_json(task.part.read_text(encoding="utf-8"), str(task.part))
+            if part.of == _hash(task):
+                keys = {placed.model_dump_json(): placed for placed in task.arms.values()}
+                return {keys[key]: its for key, its in part.arms.items() if key in keys}
+    return {}
+
+
+def _keep(task: Task, found: Mapping[ModelConfig, Timed]) -> None:
+    if task.part is not None:
+        with suppress(OSError):  # it is measured again after a stop
+            part = Part(of=_hash(task), arms={placed.model_dump_json(): its for placed, its in found.items()})
+            replace_text(task.part, part.model_dump_json(indent=1) + "\n", sync=False)
+
+
+def _hash(task: Task) -> str:
+    its = (task.config.model_dump_json(), under(task.config).model_dump_json(), f"{task.within} {COVERAGE}")
+    return sha256(" ".join(its).encode()).hexdigest()
 
 
 def check_speed(seconds: float, device: str, minutes: float) -> None:

@@ -11,6 +11,7 @@ from . import measured, timing
 from .apart import Say, check_here, measuring, untold
 from .carry import dense_training
 from .equal_time import COVERAGE
+from .folder import PART
 from .ledger import Ledger
 from .measured import Kept, Texts, in_storage, text_of
 from .protocol import WITHIN
@@ -84,7 +85,8 @@ def timed(found: StepSeconds | None) -> Mapping[str, Timed]:
 def of(
     space: Space, folder: Path, place: Place, texts: Texts, measure: Measure = timing.measured, tell: Say = untold
 ) -> StepSeconds | None:
-    """The widths of a confirmation: its own, or measured now; None where none are asked for. Writes nothing. texts: what its
+    """The widths of a confirmation: its own, or measured now; None where none are asked for. Writes nothing but PART, which
+    has each arm as soon as it is measured, so that the same command goes on. texts: what its
     storage has; tell: hears how far a measurement is.
 
     Raises UserError when its own are another protocol's, and when none can be measured.
@@ -99,7 +101,9 @@ def of(
     with measuring("widths of equal step_seconds", tell) as say:
         under = space.step_times.under if space.step_times is not None else None
         threads = (under.threads if under else 0) or place.threads
-        task = Task(dense_training(space, asked.device), arms, threads, WITHIN, space.confirm.timing_minutes, under)
+        task = Task(
+            dense_training(space, asked.device), arms, threads, WITHIN, space.confirm.timing_minutes, under, folder / PART
+        )
         timings = measure(task, say)
     return StepSeconds(asked=asked, within=WITHIN, coverage=COVERAGE, measured=timings)
 
@@ -121,6 +125,7 @@ def keep(found: StepSeconds | None, folder: Path, ledger: Ledger) -> None:
     if found is not None:
         text, where = found.model_dump_json(indent=1) + "\n", in_storage(folder / FILE)
         measured.keep(folder, FILE, text, ledger, lambda there: StepSeconds.parse_json(there, where) == found)
+        (folder / PART).unlink(missing_ok=True)
 
 
 def _asked(space: Space, arms: Mapping[str, ModelConfig], device: Device) -> Asked:

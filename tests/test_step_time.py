@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from statistics import NormalDist, median
 from types import SimpleNamespace
 
@@ -14,13 +15,13 @@ from lpanas.lpa.optim import OptimConfig, optimizer
 from lpanas.lpa.step_time import Stepper, of_step
 from lpanas.lpa.train import accumulate, step
 from lpanas.lpa.train_config import TrainConfig
-from lpanas.search import equal_time, timing, widths
+from lpanas.search import equal_time, folder, timing, widths
 from lpanas.search.apart import Beforehand, now_and_then
 from lpanas.search.carry import dense_training
 from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval, pairs_needed
 from lpanas.search.ledger import CONFIRM, Ledger
 from lpanas.search.protocol import WITHIN
-from lpanas.search.timing import Task, Timings, check_noise, check_speed, timings
+from lpanas.search.timing import Task, Timings, check_noise, check_speed, known, timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
 from made_up import protocol_space
 from making import job
@@ -269,6 +270,34 @@ def test_a_tiny_target_is_measured_for_real():
     assert any("attention at d_ff" in line for line in said)
 
 
+class StoppedError(Exception):
+    """As a kill is, between two lines."""
+
+
+def test_a_measurement_that_was_stopped_goes_on_with_the_arms_that_it_had_not_come_to(tmp_path):
+    space, part = protocol_space(STEPS, "target.batch_size=4"), tmp_path / folder.PART
+    arms = {name: its for name, its in low_rank_targets(space).items() if name != "both"}
+    task = Task(dense_training(space, "cpu"), arms, 1, within=0.6, part=part)
+
+    def until_the_second(line):
+        if line.startswith("arm 2 of 2"):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        timings(task, until_the_second)
+    assert folder.check_folder(tmp_path) == tmp_path  # the same command may go on in it
+    text, said = part.read_text(), []
+    found = timings(task, said.append)
+    assert [found.arms["attention"].model_dump()] == list(json.loads(text)["arms"].values())
+    assert all(line.startswith("arm 2 of 2") for line in said[1:])
+    assert timings(task, nothing_measured).arms == found.arms
+    assert len(known(task)) == 2
+    for other in (replace(task, within=0.59), replace(task, config=task.config.change(seed=9)), replace(task, part=None)):
+        assert known(other) == {}
+    part.write_text(text[:99])
+    assert known(task) == {}
+
+
 def test_a_target_that_takes_too_long_is_refused_after_its_first_microbatch_or_its_first_pairs():
     check_speed(18.0, "cpu", 30)
     with pytest.raises(UserError, match=r"takes 60.0 s on cpu, so that 20 pairs of steps take 80 min"):
@@ -328,7 +357,7 @@ def ledger(*runs):
     return its
 
 
-def nothing_measured(task, say):
+def nothing_measured(*_):
     raise AssertionError("it is measured again")
 
 

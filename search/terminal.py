@@ -200,8 +200,9 @@ def print_space(space: Space) -> None:
         its = f"{name}: placement of the target {candidate.target.placement.text}{ranks}"
         console.print(its, markup=False, soft_wrap=True)
     if space.asks_step_seconds:
-        known = "; whether anything keeps to its limit is known then, before the first run" if STEP_SECONDS in space.limits else ""
-        console.print(summary.step_times(space) or f"{step_file.unmeasured(space)}{known}", markup=False)
+        limited = "; whether anything keeps to its limit is known then, before the first run"
+        its = f"{step_file.unmeasured(space)}{limited if STEP_SECONDS in space.limits else ''}"
+        console.print(summary.step_times(space) or its, markup=False)
     for name, limit in space.limits.items():
         console.print(f"limit: {name} at most {limit}", markup=False)
     above = {name: excess for name, candidate in arms.items() if (excess := space.excess(candidate.costs))}

@@ -117,13 +117,23 @@ def test_the_end_says_what_to_use_and_what_was_met() -> None:
     slow = alone | {"cuda_graph": False, "runs_an_hour": 50.0}
     kinds = {"first": {"share_of_a_run": 0.3}, "next": {"share_of_a_run": 0.02}, "wide": {"share_of_a_run": 0.2}}
     start = {"kernels": "regions", "cuda_graph": False, "cache": "warm", "candidates": kinds}
-    stages = {"peers": peers, "lowrank": [regions, blocks], "packing": [slow, alone, several], "startup": [start]}
+    stack = {"shape": "llama-9m", "runs": 8, "way": "stacked", "over_one_at_a_time": 3.0, "over_one_alike": 1.5,
+             "nats_from_one_alike": 0.0002}  # fmt: skip
+    four = stack | {"runs": 4, "way": "streams", "over_one_at_a_time": 1.25}
+    none = stack | {"shape": "llama-20m", "over_one_at_a_time": 0.75, "over_one_alike": 0.7}
+    failed = {"shape": "llama-20m", "runs": 4, "way": "streams", "failed": "out of memory"}
+    stages = {"peers": peers, "lowrank": [regions, blocks], "packing": [slow, alone, several], "startup": [start],
+              "together": [four, stack, none, failed]}  # fmt: skip
     said = answers({name: {"rows": rows} for name, rows in stages.items()} | {"command": []})
     assert said == [
         "use, llama-130m dense: kernels regions: 400,000 tokens a second, 2.00 times plain (no other)",
         "use, llama-1b, context 1024, q344: kernels regions (regions 900.0 ms, blocks 1020.0 ms)",
         "use, llama-9m: workers_per_device 8, mps True, cuda_graph True: 500 runs an hour, "
         "5.00 times the faster of one at a time",
+        "use, llama-9m, several runs in one process: 8 stacked, 3.00 times the steps of one at a time, 1.50 of one alike "
+        "(4 streams 1.25); the first run's loss differs by 0.0002 nats",
+        "do not use, llama-20m, several runs in one process: 8 stacked, 0.75 times the steps of one at a time, 0.70 of one "
+        "alike (no other); the first run's loss differs by 0.0002 nats",
         "met: llama-130m dense, ours over the best peer 1.250, at least 1",
         "met: llama-130m dense, share of the measured matmul rate 0.500, at least 0.45 "
         "(0.540 with the scores that causal attention leaves out)",
@@ -139,3 +149,9 @@ def test_the_end_says_what_to_use_and_what_was_met() -> None:
         "above the roofline: why",
         "above the roofline: why",
     ]
+
+
+def test_what_was_not_measured_is_said() -> None:
+    said = answers({})
+    assert "not measured: several runs in one process" in said
+    assert all(line.startswith("not measured: ") for line in said)

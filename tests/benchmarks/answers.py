@@ -29,6 +29,7 @@ def use(rows: Mapping[str, list[Row]]) -> list[str]:
         *use_kernels(rows.get("peers", [])),
         *use_of_low_rank(rows.get("lowrank", [])),
         *use_workers(rows.get("packing", [])),
+        *use_together(rows.get("together", [])),
     ]
 
 
@@ -97,6 +98,24 @@ def use_workers(rows: Sequence[Row]) -> list[str]:
         times = "" if (over := over_best_alone(best, its)) is None else f", {over:.2f} times the faster of one at a time"
         lines.append(f"use, {shape}: {said}: {best['runs_an_hour']:.0f} runs an hour{times}")
     return lines or ["not measured: workers_per_device and mps"]
+
+
+def use_together(rows: Sequence[Row]) -> list[str]:
+    """The fastest of each shape's ways to train several runs in one process, and whether that is faster than one at a time."""
+    found: dict[str, list[Row]] = {}
+    for row in ran(rows, "over_one_at_a_time"):
+        found.setdefault(row["shape"], []).append(row)
+    lines = []
+    for shape, its in found.items():
+        best, *others = sorted(its, key=lambda row: -row["over_one_at_a_time"])
+        said = ", ".join(f"{row['runs']} {row['way']} {row['over_one_at_a_time']:.2f}" for row in others) or "no other"
+        verb = "use" if best["over_one_at_a_time"] > 1 else "do not use"
+        lines.append(
+            f"{verb}, {shape}, several runs in one process: {best['runs']} {best['way']}, "
+            f"{best['over_one_at_a_time']:.2f} times the steps of one at a time, {best['over_one_alike']:.2f} of one alike "
+            f"({said}); the first run's loss differs by {best['nats_from_one_alike']:.4f} nats"
+        )
+    return lines or ["not measured: several runs in one process"]
 
 
 def by_shape(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -104,7 +104,7 @@ def under(config: TrainConfig) -> Under:
         version=VERSION,
         triton=_triton() if on_gpu else "",
         cuda=torch.version.cuda or torch.version.hip or "" if on_gpu else "",
-        driver=_driver() if on_gpu else "",
+        driver=driver() if on_gpu else "",
     )
 
 
@@ -114,7 +114,8 @@ def _triton() -> str:
     return ""
 
 
-def _driver() -> str:
+def driver() -> str:
+    """The version of NVIDIA's driver; empty where there is none."""
     with suppress(OSError):
         if found := driver_version(Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")):
             return found

@@ -133,7 +133,7 @@ def environment(space: Space) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in packages},
-        "commit": _commit(),
+        "commit": commit(),
         "device": f"{torch.cuda.device_count()} GPUs" if on_gpu else f"cpu, {os.cpu_count()} cores",
     }
 
@@ -166,7 +166,7 @@ def driven(folder: Path, space: Space, content: str, url: str | None, study: Pat
         yield ledger
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that this program runs from, with a + when it was changed; none for an installed copy."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:

@@ -5,7 +5,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lpanas.lpa.shards import Shards
 from lpanas.lpa.train import train
 from lpanas.lpa.train_config import TrainConfig
 from lpanas.search.budget import ARMS
-from lpanas.search.equal_time import FIRST
+from lpanas.search.equal_time import FIRST, Ratio
 from lpanas.search.presets import parse_space
 from lpanas.search.record import Measured, Record
 from making import record
@@ -28,7 +28,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import gpu  # noqa: E402 (a script's neighbours)
 import roofline  # noqa: E402
 from answers import answers  # noqa: E402
-from contenders import WARMUP, Asked, Contender, in_turn, ours  # noqa: E402
+from contenders import WARMUP, Asked, Contender, in_turn, interval, ours  # noqa: E402
 from packed import against, plan, search, told  # noqa: E402
 from staged import Report, output  # noqa: E402
 
@@ -78,12 +78,96 @@ def test_every_stage_runs_at_toy_size(tmp_path: Path) -> None:
         assert row["nats_from_one_alike"] < 1e-5
 
 
-def test_an_unknown_stage_is_a_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--toy", "speed"])
-    with pytest.raises(SystemExit) as ended:
-        gpu.main()
-    assert ended.value.code == 2
-    assert "unknown stage speed" in capsys.readouterr().err
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The program at toy size in this process: exit code and standard error."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--toy", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            gpu.main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stages that take no time; which of them were run."""
+    ran = list[str]()
+
+    def quick(name: str) -> Iterator[dict[str, Any]]:
+        ran.append(name)
+        yield {"value": len(ran)}
+
+    def stopped(name: str) -> Iterator[dict[str, Any]]:
+        yield {"value": 0}
+        raise KeyboardInterrupt
+
+    kinds = {"device": quick, "startup": quick, "together": stopped}
+    for name, kind in kinds.items():
+        monkeypatch.setitem(gpu.STAGES, name, lambda asked, kind=kind, name=name: kind(name))
+    return ran
+
+
+def test_an_unknown_stage_is_a_mistake(measure: Callable[..., tuple[int, str]]) -> None:
+    code, said = measure("speed")
+    assert code == 2
+    assert said.startswith("gpu.py: unknown stage speed; expected device, ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("there", [None, "not a folder", '{"rows": []}', "[1]"])
+def test_a_file_that_cannot_be_written_or_is_another_programs_is_refused_before_anything_is_measured(
+    there: str | None, measure: Callable[..., tuple[int, str]], stages: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "found.json" if there else tmp_path / "nowhere" / "found.json"
+    if there:
+        out.write_text(there)
+    code, said = measure("device", "--out", out)
+    assert (code, stages) == (2, [])
+    assert said.startswith(f"gpu.py: --out {out}: ")
+    assert said.count("\n") == 1
+    assert not there or out.read_text() == there
+
+
+def test_a_file_keeps_the_stages_of_other_calls_on_the_same_device_with_the_same_versions(
+    measure: Callable[..., tuple[int, str]], stages: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "found.json"
+    for stage in ("device", "startup", "device"):
+        assert measure(stage, "--out", out)[0] == 0
+    found = json.loads(out.read_text())
+    assert [found[name]["rows"] for name in ("device", "startup")] == [[{"value": 3}], [{"value": 2}]]
+    assert "startup" in found["startup"]["command"]
+    kept = out.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"')
+    out.write_text(kept)
+    code, said = measure("device", "--out", out)
+    assert (code, len(stages)) == (2, 3)
+    assert f"measured otherwise: torch (1.0 there, {torch.__version__} here); name another file" in said
+    assert out.read_text() == kept
+
+
+def test_without_a_file_one_is_named_and_what_a_stop_leaves_is_there(
+    measure: Callable[..., tuple[int, str]], stages: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = measure("device", "together", "startup")
+    assert (code, stages) == (130, ["device"])
+    assert said.splitlines()[0] == "gpu.py: gpu-cpu.json has what is measured"
+    assert said.splitlines()[-1] == "gpu.py: stopped; gpu-cpu.json has what was measured until then"
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())
+    assert (found["device"]["rows"], found["together"]["rows"]) == ([{"value": 1}], [{"value": 0}])
+    assert found["together"]["failed"] == "interrupted"
+    assert {"lpanas", "commit", "torch", "processor", "threads", "device"} <= set(found["environment"])
+
+
+def test_an_interval_that_cannot_be_had_has_a_reason() -> None:
+    pairs = [(1.0, 2.0 + place / 100) for place in range(FIRST)]
+    assert interval(Ratio.of(pairs)) == {"interval": [2.0, 2.07]}
+    assert interval(Ratio.of(pairs[1:])) == {
+        "interval": None, "why_no_interval": "7 pairs of steps, 8 are the fewest for 99%"
+    }  # fmt: skip
 
 
 def test_what_is_measured_of_ours_is_the_training_loop_itself(tiny: ModelConfig, shards: Shards) -> None:

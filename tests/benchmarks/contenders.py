@@ -1,6 +1,7 @@
 """What trains in tests/benchmarks/gpu.py, in turn: our own loop's step (other programs' are in others.py)."""
 
 import gc
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from lpanas.lpa.optim import OptimConfig, optimizer, schedule
 from lpanas.lpa.step_time import timed
 from lpanas.lpa.train import adder, fresh, step
 from lpanas.lpa.train_config import TrainConfig
-from lpanas.search.equal_time import FIRST
+from lpanas.search.equal_time import COVERAGE, FIRST, Ratio
 
 WARMUP, TOGETHER = 6, 3
 """Steps before the first that counts, which compile, capture and settle; steps timed as one."""
@@ -137,6 +138,13 @@ def in_turn(makers: dict[str, Make], asked: Asked) -> dict[str, Contender]:
     for one in found.values():
         one.clocks = asked.clocks.during(began, time.perf_counter())
     return found
+
+
+def interval(ratio: Ratio) -> dict[str, Any]:
+    """The ends of a ratio's, or none and why."""
+    if math.isfinite(ratio.half):
+        return {"interval": [ratio.low, ratio.high]}
+    return {"interval": None, "why_no_interval": f"{ratio.pairs} pairs of steps, {FIRST} are the fewest for {COVERAGE:.0%}"}
 
 
 def step_seconds(step: Callable[[], object], together: int, device: torch.device) -> float:

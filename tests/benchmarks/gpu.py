@@ -18,20 +18,29 @@ startup   what of a run is not training at speed, in a search's own worker, one 
 All of them, in this order, when none is named. --toy: at shapes for a CPU, on it, which tests that everything runs and says
 nothing of speed. --seconds: of each measurement. --limit: of each stage; it ends what runs in Python or in another process, and
 waits for a call into CUDA. --within: of all stages together; each has its share of it, and what those before it left. In each
-stage what says most comes first. --out is written anew with each row; what fails is a row or a stage with `failed`, as is a
-stage that its time ends, and then the exit code is 1. At the end plain lines say what to use here and which aims were met, as
-`answers` in the JSON and on standard error. Needs transformers for its peer.
+stage what says most comes first. --out (gpu-DEVICE.json when left out) is written anew with each row; stages that it has of
+other calls stay, if they were measured on the same device with the same versions. What fails is a row or a stage with `failed`,
+as is a stage that its time ends, and then the exit code is 1. At the end plain lines say what to use here and which aims were
+met, as `answers` in the JSON and on standard error. Needs transformers for its peer.
+
+How long, as reckoned for an H100 and not yet measured, with 10 seconds each: device half a minute; peers 10 minutes, most of it
+compilers; lowrank a minute a row, 4 rows that say most, 56 in all; packing 8 minutes for the 6 rows that decide, half an hour
+for all; together 10 minutes; startup 10 minutes. In 500 s: --within 480 --seconds 3 device peers lowrank packing.
+tests/benchmarks/README.md says what each stage does and what was measured.
 """
 
 import argparse
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from lpanas.lpa.metrics import peak_flops
+from lpanas.lpa.config import UserError
+from lpanas.lpa.metrics import device_name, peak_flops
 
 sys.path.insert(0, str(Path(__file__).parent))
 import roofline
@@ -74,8 +83,17 @@ def run(names: Sequence[str], asked: Asked, report: Report, limit: float, within
         report.run(name, lambda name=name: STAGES[name](asked), seconds)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with exit code 2."""
+        self.exit(2, f"gpu.py: {message}\n")
+
+
+def parse() -> tuple[Parser, argparse.Namespace]:
+    """The command line, checked."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -87,11 +105,24 @@ def main() -> None:
         parser.error(f"unknown stage {', '.join(sorted(unknown))}; expected {', '.join(STAGES)}")
     if not torch.cuda.is_available() and not words.toy:
         parser.error("torch sees no GPU here: --toy runs everything small on a CPU")
+    return parser, words
+
+
+def main() -> None:
+    parser, words = parse()
     place = torch.device("cpu") if words.toy else torch.device("cuda", torch.cuda.current_device())
+    path = words.out or Path(f"gpu-{re.sub('[^A-Za-z0-9]+', '-', device_name(place))}.json")
     with Clocks(uuid(place)) as clocks:
         asked = Asked(words.toy, words.seconds, place, clocks)
-        report = Report(words.out, asked.device, clocks)
-        run(words.stages or list(STAGES), asked, report, words.limit, words.within)
+        try:
+            report = Report(path, asked.device, clocks)
+        except UserError as error:
+            parser.error(f"--out {error}")
+        print(f"gpu.py: {path} has what is measured", file=sys.stderr)
+        try:
+            run(words.stages or list(STAGES), asked, report, words.limit, words.within)
+        except KeyboardInterrupt:
+            parser.exit(130, f"gpu.py: stopped; {path} has what was measured until then\n")
     report.found["answers"] = answers(report.found)
     report.write()
     print(report.text)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import roofline
 import torch
-from contenders import Asked, Contender, compiled_alike, forget, in_turn, last_lines, ours, toy, training
+from contenders import Asked, Contender, compiled_alike, forget, in_turn, interval, last_lines, ours, toy, training
 from kernel_times import kernel_seconds, parts
 from lpanas.lpa.cost import cost, flops_per_token
 from lpanas.lpa.kernels import KernelsName
@@ -102,7 +102,7 @@ def measured(cell: Cell, limits: roofline.Device, asked: Asked) -> Row:
     whole = {name: sum(roof.values()) for name, roof in roofs.items()}
     return {
         "layers": layers, "microbatch": size, "flops_ratio": flops_per_token(low) / flops_per_token(models["dense"]),
-        "roofline_ratio": whole["low"] / whole["dense"], "measured_ratio": ratio.value, "interval": [ratio.low, ratio.high],
+        "roofline_ratio": whole["low"] / whole["dense"], "measured_ratio": ratio.value, **interval(ratio),
         "pairs": ratio.pairs, "dense_seconds": ratio.dense_seconds, "dense_over_roofline": ratio.dense_seconds / whole["dense"],
         "points_above_roofline": 100 * (ratio.value - whole["low"] / whole["dense"]),
         "points_of": points_of(its["low"], roofs["low"], ratio.dense_seconds, whole["dense"]),

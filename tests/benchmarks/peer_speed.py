@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import roofline
-from contenders import Asked, Contender, Make, compiled_alike, in_turn, ours, toy, training
+from contenders import Asked, Contender, Make, compiled_alike, in_turn, interval, ours, toy, training
 from kernel_times import attention_kernels, kernel_seconds, parts
 from lpanas.lpa.cost import flops_per_token
 from lpanas.lpa.kernels import KernelsName
@@ -106,7 +106,7 @@ def beside(plain: Contender, entrant: Entrant, asked: Asked) -> Row:
     if failed := found["one"].failed or found["beside"].failed:
         return row | {"failed": failed}
     one, ratio = found["one"], Ratio.of(list(zip(found["one"].taken, found["beside"].taken, strict=True)))
-    row |= {"tokens_per_second": one.tokens / one.seconds, "over_plain": ratio.value, "interval": [ratio.low, ratio.high]}
+    row |= {"tokens_per_second": one.tokens / one.seconds, "over_plain": ratio.value} | interval(ratio)
     kernels = kernel_seconds(one.step, asked.device)
     row |= {"attention_kernels": attention_kernels(kernels), "seconds": one.seconds, "parts": parts(kernels, one.seconds)}
     return row | {"timed": ratio.pairs, "first_six_steps_seconds": one.first_seconds, "clocks": one.clocks}

@@ -17,11 +17,15 @@ from typing import Any
 import torch
 from clocks import Clocks, constants
 from contenders import last_lines
+from lpanas.lpa.config import UserError, one_line
 from lpanas.lpa.files import replace_text
+from lpanas.lpa.metrics import device_name
+from lpanas.lpa.step_table import driver, processor
+from lpanas.search.folder import commit
 
 Rows = Iterator[dict[str, Any]]
 
-PACKAGES = ("torch", "triton", "transformers", "litgpt")
+PACKAGES = ("lpanas", "torch", "triton", "transformers", "litgpt")
 ENDING_SECONDS = 30
 """For a process that is asked to end (assumption)."""
 
@@ -34,13 +38,19 @@ class Report:
     """What the stages found, and where it is kept."""
 
     def __init__(self, path: Path | None, device: torch.device, clocks: Clocks | None = None) -> None:
-        self.path, self.clocks = path, clocks or Clocks()
-        self.found: dict[str, Any] = {"command": sys.argv, "environment": environment(device)}
-        self.failed = False
+        """path: may have stages of other calls, which stay. Raises UserError when it cannot be read or written, and when what
+        it has was measured elsewhere or otherwise."""
+        self.path, self.clocks, self.failed = path, clocks or Clocks(), False
+        here = environment(device)
+        self.found: dict[str, Any] = (kept(path, here) if path else {}) | {"command": sys.argv, "environment": here}
+        try:
+            self.write()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
     def run(self, name: str, stage: Callable[[], Rows], limit: float) -> None:
         """A stage, to its end, its failure or its limit in seconds; its rows stay whichever it is."""
-        its: dict[str, Any] = {"rows": []}
+        its: dict[str, Any] = {"command": sys.argv, "rows": []}
         self.found[name], began = its, time.perf_counter()
         before = signal.signal(signal.SIGALRM, _over)
         signal.setitimer(signal.ITIMER_REAL, limit)
@@ -50,6 +60,9 @@ class Report:
                 self.failed |= "failed" in row
                 self.write()
                 print(f"{name}: {json.dumps(finite(row))[:400]}", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            its["failed"] = "interrupted"
+            raise
         except OverError:
             its["failed"] = f"stopped after {limit:g} s"
         except Exception as error:  # the other stages are worth having
@@ -57,10 +70,10 @@ class Report:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        self.failed |= "failed" in its
-        ended = time.perf_counter()
-        its |= {"seconds": ended - began, "clocks": self.clocks.during(began, ended)}
-        self.write()
+            self.failed |= "failed" in its
+            ended = time.perf_counter()
+            its |= {"seconds": ended - began, "clocks": self.clocks.during(began, ended)}
+            self.write()
 
     @property
     def text(self) -> str:
@@ -71,6 +84,22 @@ class Report:
         """Into its file."""
         if self.path:
             replace_text(self.path, self.text + "\n")
+
+
+def kept(path: Path, here: dict[str, Any]) -> dict[str, Any]:
+    """What a file has of other calls; nothing where there is none. here: this call's environment. Raises UserError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        there = found["environment"]
+        keys = sorted({*there, *here} - {"time"})
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: none of this program's results ({one_line(error)}); name another file") from None
+    other = [f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys if there.get(key) != here.get(key)]
+    if other:
+        raise UserError(f"{path}: measured otherwise: {', '.join(other)}; name another file")
+    return found
 
 
 def _over(*_: object) -> None:
@@ -115,13 +144,14 @@ def _end(process: subprocess.Popen[str]) -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Device, versions, and what of its GPU does not change."""
-    found: dict[str, Any] = {"python": platform.python_version(), "time": time.time()}
+    found: dict[str, Any] = {"python": platform.python_version(), "time": time.time(), "commit": commit()}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
+    found |= {"device": device_name(device), "processor": processor(), "threads": torch.get_num_threads()}
     if device.type != "cuda":
-        return found | {"device": "cpu"}
-    return found | {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, **constants(device)}
+        return found
+    return found | {"cuda": torch.version.cuda, "driver": driver(), **constants(device)}
 
 
 def one_gpu(device: torch.device) -> dict[str, str]:

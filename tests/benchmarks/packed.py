@@ -58,7 +58,7 @@ def shapes(asked: Asked) -> list[Shape]:
     """On a GPU first with the vocabulary of the presets' proxies, which read bytes, then with the shape's own, whose logits are
     most of its work; 1,221 steps of 16,384 tokens, as the presets' proxies have them."""
     if asked.toy:
-        return [Shape("toy", ModelConfig.parse(TOY, "toy"), 3200, 4)]
+        return [Shape("toy", ModelConfig.parse(TOY, "toy"), 640, 4)]
     its = {"context": 256, "rank_multiple": 16}
     kinds: list[tuple[str, dict[str, object]]] = [(", bytes", {"vocab_size": 264}), ("", {})]
     names = ("llama-9m", "llama-20m")

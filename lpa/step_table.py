@@ -19,7 +19,7 @@ from .kernels import each_shape_by_itself
 from .metrics import device_name
 from .model_config import ModelConfig
 from .piece_time import SECONDS, PieceTime, kernels_name, piece_time
-from .pieces import Layer, Piece, Project, Update, length, pieces
+from .pieces import Layer, Piece, Project, length, pieces
 from .train import precision
 from .train_config import TrainConfig
 
@@ -57,8 +57,6 @@ class Under(Config):
     """Whether the backward pass computes what a block holds again."""
     clips: bool = True
     """Whether the gradient is clipped."""
-    cuda_graph: bool = False
-    """Whether the host starts a microbatch's kernels all at once."""
     version: int = 1
     """Of what is measured (VERSION)."""
     triton: str = ""
@@ -100,7 +98,6 @@ def under(config: TrainConfig) -> Under:
         context=config.model.context,
         activation_checkpointing=config.activation_checkpointing,
         clips=config.optim.clip is not None,
-        cuda_graph=config.cuda_graph,
         version=VERSION,
         triton=_triton() if on_gpu else "",
         cuda=torch.version.cuda or torch.version.hip or "" if on_gpu else "",
@@ -182,15 +179,14 @@ class StepTable(Config):
         return max(self.sums(model, dense_width, batch_size))
 
     def sums(self, model: ModelConfig, dense_width: int, batch_size: int) -> tuple[float, float]:
-        """Seconds of a step: of the device, and of the host that starts its kernels (0 on a CPU). With a CUDA graph the host
-        starts the update's alone. Arguments: as of step_seconds."""
+        """Seconds of a step: of the device, and of the host that starts its kernels (0 on a CPU). Arguments: as of
+        step_seconds."""
         further = batch_size // self.under.microbatch - 1
         device = host = 0.0
         for piece, count in pieces(model, dense_width).items():
             its = self.pieces[piece.key]
             device += count * (its.first + further * its.more)
-            if isinstance(piece, Update) or not self.under.cuda_graph:
-                host += count * (its.host_first + further * its.host_more)
+            host += count * (its.host_first + further * its.host_more)
         return device, host
 
 

@@ -40,8 +40,8 @@ def step_times(space: Space) -> str:
     return (
         f"step_seconds: a step of {space.target.batch_size} x {its.context} tokens of the target (dense: {dense:.4g} s"
         f"{_sure(space, space.step_times)}), the sum of its pieces; {len(space.step_times.pieces)} different ones were "
-        f"measured on {measured_on(its)}: microbatch {its.microbatch}, {its.precision}, {_versions(its)}."
-        f"{_noisy(space, space.step_times)}{_host_bound(space, space.step_times)}"
+        f"measured on {measured_on(its)}: microbatch {its.microbatch}, {its.precision}, kernels {its.kernels}, "
+        f"{_versions(its)}.{_noisy(space, space.step_times)}{_host_bound(space, space.step_times)}"
     )
 
 

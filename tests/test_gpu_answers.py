@@ -112,6 +112,7 @@ def test_the_end_says_what_to_use_and_what_was_met() -> None:
             "roofline_ratio": 0.8, "sentence": "why"}  # fmt: skip
     regions = cell | {"kernels": "regions", "measured_ratio": 0.9, "dense_seconds": 1.0}
     blocks = cell | {"kernels": "blocks", "measured_ratio": 0.85, "dense_seconds": 1.2}  # a slow dense step flatters
+    small = regions | {"shape": "llama-130m", "measured_ratio": 0.97, "roofline_ratio": 0.93, "sentence": None}
     alone = {"shape": "llama-9m", "workers": 1, "mps": False, "cuda_graph": True, "runs_an_hour": 100.0}
     several = alone | {"workers": 8, "mps": True, "runs_an_hour": 500.0, "nats_from_one_alike": 0.001}
     slow = alone | {"cuda_graph": False, "runs_an_hour": 50.0}
@@ -122,7 +123,7 @@ def test_the_end_says_what_to_use_and_what_was_met() -> None:
     four = stack | {"runs": 4, "way": "streams", "over_one_at_a_time": 1.25}
     none = stack | {"shape": "llama-20m", "over_one_at_a_time": 0.75, "over_one_alike": 0.7}
     failed = {"shape": "llama-20m", "runs": 4, "way": "streams", "failed": "out of memory"}
-    stages = {"peers": peers, "lowrank": [regions, blocks], "packing": [slow, alone, several], "startup": [start],
+    stages = {"peers": peers, "lowrank": [regions, blocks, small], "packing": [slow, alone, several], "startup": [start],
               "together": [four, stack, none, failed]}  # fmt: skip
     said = answers({name: {"rows": rows} for name, rows in stages.items()} | {"command": []})
     assert said == [
@@ -140,7 +141,8 @@ def test_the_end_says_what_to_use_and_what_was_met() -> None:
         "NOT met: llama-1b with attention=1/6 over dense, step time 0.900, at most 0.876 "
         "(regions, 12 layers; by the roofline 0.800)",
         "not measured: llama-3b with attention=1/6 over dense, step time, at most 0.876",
-        "not measured: llama-130m with attention=1/6 over dense, step time, at most 0.876",
+        "met: llama-130m with attention=1/6 over dense, step time 0.970, at most 0.98 "
+        "(regions, 12 layers; by the roofline 0.930)",
         "not measured: llama-350m with attention=5/16 over dense, step time, at most 0.876",
         "NOT met: start of a new candidate, of a 60-second run 0.200, at most 0.1 "
         "(regions, cuda_graph False, warm cache; a worker's first 0.300)",

@@ -128,5 +128,7 @@ def test_the_parts_of_a_step_are_all_of_its_time() -> None:
     assert "flash" in (attention_kernels(kernels) or [""])[0]
     assert attention_kernels({}) is None
     found = parts(kernels, 1.0)
+    assert found is not None
     assert sum(found.values()) == pytest.approx(1)
+    assert parts({}, 1.0) is None
     assert found["idle"] == pytest.approx(1 - sum(kernels.values()))

@@ -106,7 +106,7 @@ def of_host(pieces, **more):
 def test_a_step_is_the_devices_or_the_hosts_whichever_is_longer():
     model = shaped()
     found = pieces(model, 192)
-    table, graph = of_host(found), of_host(found, cuda_graph=True)
+    table = of_host(found)
     computed = sum(count for piece, count in found.items() if not isinstance(piece, Update))
     updated = sum(found.values()) - computed
     for microbatches in (1, 2, 5):
@@ -114,8 +114,6 @@ def test_a_step_is_the_devices_or_the_hosts_whichever_is_longer():
         host = computed * (3.0 + 7.0 * (microbatches - 1)) + 3.0 * updated
         assert table.sums(model, 192, 2 * microbatches) == pytest.approx((device, host))
         assert table.step_seconds(model, 192, 2 * microbatches) == pytest.approx(max(device, host))
-        assert graph.sums(model, 192, 2 * microbatches) == pytest.approx((device, 3.0 * updated))
-    assert table.step_seconds(model, 192, 2) > graph.step_seconds(model, 192, 2)
 
 
 def test_at_a_measured_width_the_time_is_its_own_and_between_two_on_their_line():

@@ -503,7 +503,7 @@ def test_a_named_file_is_refused_by_show_as_by_search_and_shown_where_it_fits(fi
     code, said, error = call("show", file, *words)
     assert code == 0, error
     assert re.search(r"both .* 0\.\d+ s\n", said)
-    assert "measured on the other one, 1 thread: microbatch 4, float32, torch 7.1" in " ".join(said.split())
+    assert "measured on the other one, 1 thread: microbatch 4, float32, kernels plain, torch 7.1" in " ".join(said.split())
 
 
 REFUSED = {

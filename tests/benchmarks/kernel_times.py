@@ -49,12 +49,15 @@ def part_of(name: str) -> str:
     return "products" if any(word in lower for word in PRODUCTS) else "between"
 
 
-def parts(kernels: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """Seconds of a step by its parts, and those in which the device waited. kernels: of a step; seconds: it took."""
+def parts(kernels: Mapping[str, float], seconds: float) -> dict[str, float] | None:
+    """Seconds of a step by its parts, and those in which the device waited (below 0 where kernels ran at the same time): they
+    add up to the whole. kernels: of a step; seconds: it took. None where no kernel is known."""
+    if not kernels:
+        return None
     found = dict.fromkeys(("products", "attention", "between"), 0.0)
     for name, its in kernels.items():
         found[part_of(name)] += its
-    return found | {"idle": max(0.0, seconds - sum(found.values()))}
+    return found | {"idle": seconds - sum(found.values())}
 
 
 def attention_kernels(kernels: Mapping[str, float]) -> list[str] | None:

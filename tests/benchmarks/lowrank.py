@@ -112,8 +112,7 @@ def measured(cell: Cell, limits: roofline.Device, asked: Asked) -> Row:
 
 def its_parts(one: Contender, asked: Asked) -> dict[str, float] | None:
     """Seconds of a step by its parts; None where the profiler says nothing."""
-    kernels = kernel_seconds(one.step, asked.device)
-    return parts(kernels, one.seconds) if kernels else None
+    return parts(kernel_seconds(one.step, asked.device), one.seconds)
 
 
 def points_of(

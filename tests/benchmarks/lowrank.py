@@ -1,5 +1,9 @@
-"""Low rank against dense, compiled alike, pairs of steps one right after the other: a stage of tests/benchmarks/gpu.py."""
+"""Low rank against dense, compiled alike, pairs of steps one right after the other: a stage of tests/benchmarks/gpu.py.
 
+python tests/benchmarks/lowrank.py FLOPS BYTES     what is reckoned of its cells on a device of so many FLOPs and bytes a second
+"""
+
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,9 +87,25 @@ def aligned(dense: ModelConfig) -> tuple[ModelConfig, int]:
     return dense.change(d_ff=-(-dense.d_ff // ALIGNED) * ALIGNED), dense.d_ff
 
 
+def microbatch_of(model: ModelConfig) -> int:
+    """Sequences of a step, 16,384 tokens."""
+    return max(1, 16384 // model.context)
+
+
+def reckoned(limits: roofline.Device) -> Iterator[str]:
+    """A line a cell, of all its layers: what low rank leaves of the dense step's FLOPs, and of its seconds by the roofline."""
+    yield "| shape | context | ranks | FLOPs | roofline |\n|---|---|---|---|---|"
+    for cell in cells(Asked(False, 0.0, torch.device("cpu"))):
+        low, dense, size = cell.low, cell.low.dense(), microbatch_of(cell.low)
+        flops = flops_per_token(low) / flops_per_token(dense)
+        bound = roofline.step_seconds(low, size, 1, limits) / roofline.step_seconds(dense, size, 1, limits)
+        if cell.kernels == COMPILED[0]:  # the roofline knows of no kernels
+            yield f"| {cell.shape} | {low.context} | {cell.placement} | {flops:.3f} | {bound:.3f} |"
+
+
 def measured(cell: Cell, limits: roofline.Device, asked: Asked) -> Row:
     """Both models on the device together, as many layers as fit."""
-    size = 2 if asked.toy else max(1, 16384 // cell.low.context)
+    size = 2 if asked.toy else microbatch_of(cell.low)
     layers = layers_that_fit(cell.low.dense(), size, asked)
     low = cell.low.change(n_layers=layers, placement=cell.low.placement.parse(cell.placement, layers).text)
     models = {"dense": low.dense(), "low": low}
@@ -153,3 +173,7 @@ def layers_that_fit(dense: ModelConfig, batch: int, asked: Asked) -> int:
     counts = range(dense.n_layers, 0, -1)
     fits = (n for n in counts if 2 * cost(dense.change(n_layers=n, placement="dense"), batch).memory_bytes <= room)
     return next(fits, 1)
+
+
+if __name__ == "__main__":
+    print("\n".join(reckoned(roofline.Device(*map(float, sys.argv[1:3])))))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..lpa.between import ALIGNED, aligned
 from ..lpa.config import UserError, first_mistake
 from ..lpa.model_config import ModelConfig
-from ..lpa.pieces import ALIGNED, Piece, aligned
+from ..lpa.pieces import Piece
 from ..lpa.step_table import VERSION, StepTable, Under, read_table
 from .space import Space
 from .widths import Place

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from ..lpa.between import aligned, between_widths, grown, widths
 from ..lpa.config import UserError
 from ..lpa.cost import training_cost
 from ..lpa.model_config import ModelConfig
@@ -16,13 +17,9 @@ from ..lpa.pieces import (
     GROUPS,
     Piece,
     Update,
-    aligned,
     attending,
-    between_widths,
-    grown,
     pieces,
     projecting,
-    widths,
 )
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lpanas.lpa.between import between_sizes, between_widths, line, widths
 from lpanas.lpa.cost import cost
 from lpanas.lpa.model_config import ModelConfig
 from lpanas.lpa.pieces import (
@@ -18,12 +19,8 @@ from lpanas.lpa.pieces import (
     Stream,
     Update,
     Widen,
-    between_sizes,
-    between_widths,
     length,
-    line,
     pieces,
-    widths,
 )
 from lpanas.search.presets import load_space, presets
 from lpanas.search.timetable import asked

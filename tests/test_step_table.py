@@ -6,11 +6,12 @@ from itertools import islice
 
 import pytest
 import torch
+from lpanas.lpa.between import line
 from lpanas.lpa.config import UserError
 from lpanas.lpa.model import build
 from lpanas.lpa.optim import OptimConfig
 from lpanas.lpa.piece_time import PieceTime, parts, piece_time
-from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, line, pieces
+from lpanas.lpa.pieces import Layer, Project, Stream, Update, Widen, pieces
 from lpanas.lpa.step_table import StepTable, driver_version, read_table, step_table, under
 from lpanas.lpa.train import accumulate, fresh
 from lpanas.lpa.train_config import TrainConfig

@@ -163,8 +163,10 @@ class StepTable(Config):
         return [piece for piece in asked if piece.key not in self.pieces]
 
     def only(self, asked: Collection[Piece]) -> "StepTable":
-        """What it says of these. Raises KeyError."""
-        return self.change(pieces={piece.key: self.pieces[piece.key] for piece in asked})
+        """What it says of these, and of its probe where it has that: who adds to it asks whether the machine is as it was.
+        Raises KeyError."""
+        probe = [self.probe] if self.probe.key in self.pieces else []
+        return self.change(pieces={piece.key: self.pieces[piece.key] for piece in dict.fromkeys([*asked, *probe])})
 
     def filled(self, other: "StepTable") -> "StepTable":
         """With what another has besides. Raises UserError where the machine was in another state then."""

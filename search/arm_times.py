@@ -9,6 +9,7 @@ from ..lpa.pieces import Piece, pieces
 from ..lpa.step_table import StepTable
 from . import measured
 from .apart import Say, untold
+from .candidate import STEP_SECONDS
 from .fitting import attached, is_of
 from .ledger import Ledger
 from .measured import Kept, Texts, in_storage, text_of
@@ -49,8 +50,15 @@ def of(
                 again = [table.probe] if table.probe.key in table.pieces else []  # whether the machine is as it was
                 table = table.filled(times(space, place, (*again, *lacking), measure, table.under, wider, tell))
         except UserError as error:
-            say(f"some arms have no step_seconds, as {len(lacking)} pieces of their steps are not known: {error}")
+            say(_unknown(len(lacking), error))
     return space if table is None else attached(space, table.only(set(wanted) - set(table.lacks(wanted))))
+
+
+def _unknown(lacking: int, error: UserError) -> str:
+    """That some arms have no seconds, and why, with the key said once."""
+    pieces = f"{lacking} pieces of their steps are" if lacking > 1 else "a piece of their steps is"
+    why = str(error).removeprefix(f"{STEP_SECONDS}: ")
+    return f"some arms have no {STEP_SECONDS}, as {pieces} not known and cannot be measured here; {why}"
 
 
 def asked(space: Space, arms: Sequence[Variant]) -> list[Piece]:

@@ -33,7 +33,8 @@ def retarget(space: Space, shape: str) -> Space:
     kept = {name: getattr(old, name) for name in ("context", "rank_multiple", "ffn_multiple", "init")}
     target = space.target.change(model=named_shape(shape, kept, "--target"))
     return Space.model_construct(
-        **{name: getattr(space, name) for name in Space.model_fields} | {"target": target, "step_times": None}
+        **{name: getattr(space, name) for name in Space.model_fields}
+        | {"target": target, "step_times": None, "dense_step": None}
     )
 
 

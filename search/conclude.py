@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ..lpa.cost import body_params, cost, flops_per_token
+from ..lpa.model_config import ModelConfig
 from .claim import Comparison, together
 from .confirmation import (
     ArmResult,
@@ -72,10 +73,10 @@ def _shape(space: Space, course: Course, name: str) -> SizeShape:
 
 
 def _models(variants: Sequence[Variant]) -> list[list[Variant]]:
-    """An arm's variants that are one model at their size, each by itself."""
-    found = dict[tuple[str, str, Control | None, str], list[Variant]]()
+    """An arm's variants that are one model at their size and one at the target, each by itself."""
+    found = dict[tuple[str, str, Control | None, str, ModelConfig], list[Variant]]()
     for one in variants:
-        found.setdefault((one.size, one.arm, one.control, one.trained(1.0)), []).append(one)
+        found.setdefault((one.size, one.arm, one.control, one.trained(1.0), one.target), []).append(one)
     return list(found.values())
 
 
@@ -110,6 +111,7 @@ def _arm(course: Course, models: Sequence[Variant], timed: Mapping[str, Timed]) 
         body_params=body_params(one.model),
         flops_per_token=flops_per_token(one.model),
         target_costs=course.space.costs(one.target),
+        target_d_ff=one.target.d_ff,
         tried=tuple(_tried(one, rate) for rate in sweep.rates),
         lr=None if factor is None else one.at(factor).optim.lr,
         at_edge=sweep.at_edge,

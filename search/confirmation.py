@@ -55,7 +55,8 @@ class WholeSteps:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm at a size, as one model: what is made equal by one match is often equal by another, too. Or a control."""
+    """An arm at a size, as one model there and one at the target: what is made equal by one match is often equal by another,
+    too. Where the two differ at the target alone, each has its own costs, and both have the same runs. Or a control."""
 
     size: str
     arm: str
@@ -92,6 +93,8 @@ class ArmResult:
     std_nats: float | None
     whole_steps: WholeSteps | None = None
     """Of the target at equal step_seconds, by which its width was found."""
+    target_d_ff: int | None = None
+    """Of what target_costs are of; None in what an older version has written."""
 
     @property
     def step_seconds(self) -> float | None:

@@ -10,17 +10,19 @@ from ..lpa.config import UserError, first_mistake
 from ..lpa.model_config import ModelConfig
 from ..lpa.pieces import Piece
 from ..lpa.step_table import VERSION, StepTable, Under, read_table
-from .space import Space
+from .space import DenseStep, Space
 from .widths import Place
 
 ANEW = "make it anew: lpanas show SPACE --step-times FILE"
 """What to do about a file that does not fit."""
+CLIP = "proxy.optim.clip"
 
 
-def attached(space: Space, table: StepTable) -> Space:
-    """The space with its table. Raises UserError when no candidate keeps to its limits then."""
+def attached(space: Space, table: StepTable, dense: DenseStep | None = None) -> Space:
+    """The space with its table. dense: a step of the dense target, where the table lacks pieces of it. Raises UserError when no
+    candidate keeps to its limits then."""
     try:
-        return space.change(step_times=table)
+        return space.change(step_times=table, dense_step=dense)
     except ValidationError as error:
         raise UserError(f"{space.name}: {first_mistake(Space, error)}") from None
 
@@ -36,14 +38,31 @@ def named(space: Space, place: Place, pieces: Collection[Piece]) -> Space:
 
 def checked(table: StepTable, where: str, space: Space, pieces: Collection[Piece], remedy: str) -> StepTable:
     """The table of these pieces. where: it is from, for errors. Raises UserError when it was measured for another target."""
-    for key, (there, here) in steps_of(table, space).items():
-        if there != here:
-            raise UserError(f"{where}: measured for another target: {key} ({there} there, {here} here); {remedy}")
+    check_of(table, where, space, remedy)
     if lacking := table.lacks(pieces):
         raise UserError(f"{where}: lacks {len(lacking)} of {len(pieces)} pieces, the first '{lacking[0].key}'; {remedy}")
+    check_dense(table, where, space, remedy)
+    return table.only(pieces)
+
+
+def check_of(table: StepTable, where: str, space: Space, remedy: str) -> None:
+    """Raises UserError when it was measured for another target. Arguments: as of checked."""
+    for key, (there, here) in steps_of(table, space).items():
+        if there != here:
+            raise UserError(f"{where}: measured for another target: {_unlike(key, there, here)}; {remedy}")
+
+
+def check_dense(table: StepTable, where: str, space: Space, remedy: str) -> None:
+    """Raises UserError when a step of the dense target takes no time by it, and KeyError where it lacks a piece of that."""
     if not table.step_seconds(space.target.model, space.target.model.d_ff, space.target.batch_size):
         raise UserError(f"{where}: a step of the dense target takes 0 s by it; {remedy}")
-    return table.only(pieces)
+
+
+def _unlike(key: str, there: int, here: int) -> str:
+    """What differs, in words."""
+    if key == CLIP:
+        return f"{CLIP} is set here and was not there" if here else f"{CLIP} was set there and is not here"
+    return f"{key} ({there} there, {here} here)"
 
 
 def _unfit(table: StepTable, space: Space, place: Place) -> str | None:
@@ -82,11 +101,11 @@ def is_of(table: StepTable, space: Space) -> bool:
 
 
 def steps_of(table: StepTable, space: Space) -> dict[str, tuple[int, int]]:
-    """What of a step has to be the same, by key of the space: the table's, and the space's."""
+    """What of a step has to be the same, by key of the space: the table's, and the space's; of CLIP whether it is set."""
     its, target = table.under, space.target
     return {
         "target.microbatch": (its.microbatch, target.microbatch),
         "target.model.context": (its.context, target.model.context),
         "target.activation_checkpointing": (its.activation_checkpointing, target.activation_checkpointing),
-        "whether proxy.optim.clip is set": (its.clips, space.proxy.optim.clip is not None),
+        CLIP: (its.clips, space.proxy.optim.clip is not None),
     }

@@ -209,7 +209,7 @@ def results(space: Space, ledger: Ledger) -> Results:
 def read_study(folder: Path, url: str | None = None) -> Results:
     """What a study's folder holds. Raises UserError."""
     stored = read_folder(folder, url, SEARCH)
-    space = timetable.kept(stored.space, folder, stored.measured)
+    space = timetable.kept(stored.space, folder, stored.measured, stored.records)
     seeds = [record for record in stored.records if record.run.startswith(NOISE)]
     return Results(space, [record for record in stored.records if not record.run.startswith(NOISE)], seeds)
 

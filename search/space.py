@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice, product
@@ -30,6 +31,13 @@ PROBED = 200
 """Points that are tried, besides the corners, before limits count as contradictory."""
 
 
+@dataclass(frozen=True)
+class DenseStep:
+    """A step of the dense target, as a study's record of it says."""
+
+    seconds: float
+
+
 class Space(Config):
     """What may vary, what is fixed, what is minimised."""
 
@@ -52,6 +60,8 @@ class Space(Config):
     confirm: Protocol = Protocol()
     step_times: Annotated[InstanceOf[StepTable] | None, Field(exclude=True)] = None
     """The seconds of the target's pieces, once they are known; not of the YAML (see timetable.py)."""
+    dense_step: Annotated[InstanceOf[DenseStep] | None, Field(exclude=True)] = None
+    """Counts where step_times lacks pieces of the dense target; likewise not of the YAML."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -137,8 +147,9 @@ class Space(Config):
         return STEP_SECONDS in self.objectives or STEP_SECONDS in self.limits
 
     def broken(self, costs: Costs) -> list[str]:
-        """The limits that are broken at such costs, as far as these are known (see costs)."""
-        return [name for name in self.limits if name in costs and costs[name] > self.limit(name)]
+        """The limits that are broken at such costs, as far as these and the dense target's are known (see costs)."""
+        known = [name for name in self.limits if name in costs and name in self.dense_costs]
+        return [name for name in known if costs[name] > self.limit(name)]
 
     def excess(self, costs: Costs) -> str:
         """The limits that are broken at such costs, and by how much: `params 1.25 x the limit`."""
@@ -153,7 +164,10 @@ class Space(Config):
     @cached_property
     def dense_costs(self) -> dict[str, int | float]:
         """The dense target's cost by name."""
-        return self.costs(self.target.model)
+        found = self.costs(self.target.model)
+        if STEP_SECONDS not in found and self.dense_step is not None:
+            found[STEP_SECONDS] = self.dense_step.seconds
+        return found
 
     @cached_property
     def choices(self) -> dict[str, tuple[str, ...]]:

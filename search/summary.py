@@ -5,8 +5,10 @@ from contextlib import suppress
 
 from ..lpa import step_error
 from ..lpa.model_config import ModelConfig
+from ..lpa.pieces import pieces
 from ..lpa.step_table import StepTable, Under
 from .budget import ARMS
+from .candidate import STEP_SECONDS
 from .record import Record
 from .results import Results
 from .space import Space
@@ -33,15 +35,19 @@ def searched(space: Space) -> str:
 
 
 def step_times(space: Space) -> str:
-    """What step_seconds are the sum of, how sure that is, and on what it was measured; nothing where they are no cost."""
+    """What step_seconds are the sum of, how sure that is, and on what it was measured; nothing where they are no cost. A
+    confirmation's table, and that of a study that an older version has begun, may lack pieces of any model."""
     if space.step_times is None:
         return ""
-    its, dense = space.step_times.under, space.dense_costs["step_seconds"]
+    its, dense = space.step_times.under, space.dense_costs.get(STEP_SECONDS)
+    has_dense = not space.step_times.lacks(pieces(space.target.model, space.target.model.d_ff))
+    sure, noisy = (told(space, space.step_times) if has_dense else "" for told in (_sure, _noisy))
+    whole = f" (dense: {dense:.4g} s{sure})" if dense is not None else ""
     return (
-        f"step_seconds: a step of {space.target.batch_size} x {its.context} tokens of the target (dense: {dense:.4g} s"
-        f"{_sure(space, space.step_times)}), the sum of its pieces; {len(space.step_times.pieces)} different ones were "
-        f"measured on {measured_on(its)}: microbatch {its.microbatch}, {its.precision}, kernels {its.kernels}, "
-        f"{_versions(its)}.{_noisy(space, space.step_times)}{_host_bound(space, space.step_times)}"
+        f"step_seconds: a step of {space.target.batch_size} x {its.context} tokens of the target{whole}, the sum of its "
+        f"pieces; {len(space.step_times.pieces)} different ones were measured on {measured_on(its)}: microbatch "
+        f"{its.microbatch}, {its.precision}, kernels {its.kernels}, {_versions(its)}."
+        f"{noisy}{_host_bound(space, space.step_times)}"
     )
 
 
@@ -57,7 +63,7 @@ def _versions(its: Under) -> str:
 
 
 def _sure(space: Space, table: StepTable) -> str:
-    """Behind the dense step's seconds: half of their interval, and of the arms' ratios to them."""
+    """Behind the dense step's seconds: half of their interval, and of the arms' ratios to them. Raises KeyError."""
     dense, batch = space.target.model, space.target.batch_size
     own = step_error.half(table, dense, dense, batch)
     if own is None:
@@ -71,7 +77,7 @@ def _sure(space: Space, table: StepTable) -> str:
 
 
 def _noisy(space: Space, table: StepTable) -> str:
-    """A warning, where a piece's repetitions differed much."""
+    """A warning, where a piece's repetitions differed much. Raises KeyError."""
     found = step_error.spread(table, space.target.model, space.target.batch_size)
     if found <= step_error.NOISY:
         return ""
@@ -84,7 +90,7 @@ def _host_bound(space: Space, table: StepTable) -> str:
     """The arms in which the GPU waits for the host; nothing where it does in none."""
     dense, found = space.target.model, list[str]()
     for name in ARMS:
-        with suppress(KeyError):
+        with suppress(KeyError):  # likewise
             device, host = table.sums(space.arm(name).target, dense.d_ff, space.target.batch_size)
             found += [f"{name} ({host:.3g} s against {device:.3g})"] if host > device else []
     its = "The host takes longer to start the kernels than the GPU to compute them, and its seconds count, in"

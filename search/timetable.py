@@ -1,7 +1,7 @@
 """The seconds of a step at a space's target: which pieces its candidates ask for, where their times come from, and the file in
 a study's folder that keeps them, so that its records are of one measurement for good."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,17 +23,18 @@ from ..lpa.pieces import (
 )
 from ..lpa.placement import Placement, Rank, parse_projections, parse_rank
 from ..lpa.prepare import cache
-from ..lpa.step_table import FOLDER, StepTable, Under, check_under, step_table, under
+from ..lpa.step_table import FOLDER, VERSION, StepTable, Under, check_under, step_table, under
 from ..lpa.train_config import TrainConfig
 from . import fitting, measured
 from .apart import Say, Work, apart, check_here, measuring, untold
 from .budget import ARMS
 from .candidate import STEP_SECONDS
 from .carry import dense_training
-from .fitting import attached, checked
+from .fitting import attached, check_dense, check_of, checked
 from .ledger import Ledger
 from .measured import Kept, Texts, in_storage, text_of
-from .space import Space
+from .record import Record
+from .space import DenseStep, Space
 from .widths import Place
 
 FILE = "step_times.json"
@@ -121,7 +122,7 @@ def of(space: Space, folder: Path, place: Place, texts: Texts, measure: Measure 
         return space
     pieces = asked(space)
     if (its := text_of(folder, FILE, texts)) is not None:
-        return _of_kept(its, space, pieces, "give another --out")
+        return _of_kept(its, space, pieces)
     if space.target.step_times is not None:
         return fitting.named(space, place, pieces)
     check_here(
@@ -183,17 +184,45 @@ def keep(space: Space, folder: Path, ledger: Ledger) -> None:
     measured.keep(folder, FILE, table.text, ledger, is_ours)
 
 
-def kept(space: Space, folder: Path, texts: Texts) -> Space:
-    """The space with its study's table. texts: what its storage has. Raises UserError for none, and for another space's."""
+def kept(space: Space, folder: Path, texts: Texts, records: Sequence[Record] = ()) -> Space:
+    """The space with its study's table. Every record has its costs already, so no pieces are asked for: another version may
+    name them otherwise. texts: what its storage has; records: the study's. Raises UserError for none, and for another
+    space's."""
     if not space.asks_step_seconds:
         return space
-    its = text_of(folder, FILE, texts)
+    its, back = text_of(folder, FILE, texts), "put the study's own back"
     if its is None:
         raise UserError(f"{folder / FILE}: missing; the study's step_seconds are those that it gives")
-    return _of_kept(its, space, asked(space), "put the study's own back")
+    table, dense = StepTable.parse_json(its.text, its.where, back), space.target.model
+    check_of(table, its.where, space, back)
+    if not table.lacks(pieces(dense, dense.d_ff)):
+        check_dense(table, its.where, space, back)
+        return attached(space, table)
+    return attached(space, table, _dense_step(records, space, table, its.where))
 
 
-def _of_kept(its: Kept, space: Space, pieces: tuple[Piece, ...], remedy: str) -> Space:
-    """The space with the table of its study. Raises UserError."""
+def _dense_step(records: Sequence[Record], space: Space, table: StepTable, where: str) -> DenseStep:
+    """By the records of the dense target, which are all of one cost. Raises UserError where there is none."""
+    found = (record.costs.get(STEP_SECONDS) for record in records if record.target == space.target.model)
+    seconds = next((its for its in found if its), None)
+    if seconds is None:
+        why = _older(table) or "lacks pieces of the dense target"
+        raise UserError(f"{where}: {why}, and no run of the dense arm has ended; begin anew in another --out")
+    return DenseStep(seconds)
+
+
+def _older(table: StepTable) -> str:
+    """That another version has measured a study's table, whose further costs would be of other pieces."""
+    there = table.under.version
+    age = "an older" if there < VERSION else "a newer"
+    return f"begun by {age} version ({there}; {VERSION} here)" if there != VERSION else ""
+
+
+def _of_kept(its: Kept, space: Space, pieces: tuple[Piece, ...]) -> Space:
+    """The space with the table of its study, which goes on and so has new costs. Raises UserError."""
+    remedy = "give another --out"
     table = StepTable.parse_json(its.text, its.where, remedy)
+    check_of(table, its.where, space, remedy)
+    if why := _older(table):
+        raise UserError(f"{its.where}: {why}; begin anew in another --out")
     return attached(space, checked(table, its.where, space, pieces, remedy))

@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from ..lpa.config import Config, UserError
 from ..lpa.cost import rebalance, training_cost
@@ -16,6 +18,7 @@ from ..lpa.files import replace_text
 from ..lpa.kernels import each_shape_by_itself, resolved
 from ..lpa.metrics import device_name
 from ..lpa.model_config import ModelConfig
+from ..lpa.piece_time import Seconds
 from ..lpa.step_table import Under, check_under, under
 from ..lpa.step_time import Stepper
 from ..lpa.train import precision
@@ -56,20 +59,24 @@ class Task:
     """The file that keeps each arm as soon as it is measured, for who goes on after a stop."""
 
 
+Times = Annotated[float, Field(ge=0, le=1e12)]
+"""A ratio of two times."""
+
+
 class Timed(Config):
     """An arm as wide as takes the dense arm's time."""
 
-    d_ff: int
-    dense_seconds: float
+    d_ff: Annotated[int, Field(ge=1)]
+    dense_seconds: Seconds
     """Of a step of the dense arm: the median over the pairs."""
-    seconds: float
+    seconds: Seconds
     """Of this arm's."""
-    ratio: float
+    ratio: Times
     """The median of the pairs' ratios, this arm's over the dense one's."""
-    ratio_low: float
-    ratio_high: float
+    ratio_low: Times
+    ratio_high: Times
     """Ends of its interval."""
-    pairs: int
+    pairs: Annotated[int, Field(ge=1)]
     """Of steps, one right after the other."""
 
 
@@ -112,11 +119,20 @@ def _too_large(task: Task, error: str) -> str:
 def timings(task: Task, say: Say) -> Timings:
     """Measure in this process. Raises UserError."""
     try:
-        check_under(task.under, task.config)
+        check_under(_of_whole_steps(task.under, under(task.config)), task.config)
     except UserError as error:
         raise UserError(f"{error}; confirm it there, or without step_seconds among the matches") from None
     with each_shape_by_itself(resolved(task.config.kernels, task.config.resolve_device())):
         return _timings(task, say)
+
+
+def _of_whole_steps(there: Under | None, here: Under) -> Under | None:
+    """What pieces were measured under, for steps that are timed whole: these do not depend on the pieces' version, and what an
+    older version did not write down is no difference."""
+    if there is None or there.version == here.version:
+        return there
+    unsaid = {name: getattr(here, name) for name in ("triton", "cuda", "driver") if not getattr(there, name)}
+    return there.change(version=here.version, **unsaid)
 
 
 def _timings(task: Task, say: Say) -> Timings:
@@ -140,12 +156,12 @@ def _measure(task: Task, names: Mapping[ModelConfig, str], found: dict[ModelConf
     device, began = device_name(task.config.resolve_device()), time.monotonic()
     say("a step of the dense arm")
     dense, before = Stepper(task.config), len(found)
-    check_speed(dense.first_seconds(), device, task.minutes)
+    check_speed(dense.first_seconds(), device, task.minutes, min(2, dense.microbatches))
     dense.warm_up()
     minutes = _foretold(dense, len(names), task.within)
     check_noise(minutes, device, task.minutes)
     if minutes > LONG:
-        say(Beforehand(f"about {minutes:.0f} min, at most {task.minutes:g} (confirm.timing_minutes)"))
+        say(Beforehand(foretelling(minutes, task.minutes)))
     for number, (placed, arm) in enumerate(names.items(), before + 1):
 
         def heard(line: str, number: int = number) -> None:
@@ -174,14 +190,16 @@ def _keep(task: Task, found: Mapping[ModelConfig, Timed]) -> None:
 
 
 def _hash(task: Task) -> str:
-    its = (task.config.model_dump_json(), under(task.config).model_dump_json(), f"{task.within} {COVERAGE}")
+    of_steps = under(task.config).model_dump_json(exclude={"version"})  # that of pieces
+    its = (task.config.model_dump_json(), of_steps, f"{task.within} {COVERAGE}")
     return sha256(" ".join(its).encode()).hexdigest()
 
 
-def check_speed(seconds: float, device: str, minutes: float) -> None:
-    """Raises UserError when the fewest pairs would take longer than is allowed. seconds: of a microbatch."""
+def check_speed(seconds: float, device: str, minutes: float, microbatches: int = 2) -> None:
+    """Raises UserError when the fewest pairs would take longer than is allowed. seconds: of a microbatch; microbatches: of a
+    step that are computed."""
     fewest = PROBES + FIRST
-    whole = 2 * 2 * fewest * seconds / 60  # two microbatches a step, two steps a pair
+    whole = 2 * microbatches * fewest * seconds / 60  # two steps a pair
     if whole > minutes:
         raise UserError(
             f"a microbatch of the target takes {seconds:.1f} s on {device}, so that {fewest} pairs of steps take {whole:.0f} "
@@ -197,6 +215,12 @@ def _foretold(dense: Stepper, arms: int, within: float) -> float:
         pairs.append(pair())
     needed = ROUGH * FIRST + CLOSE * pairs_needed([one / other for one, other in pairs], within)
     return arms * needed * (time.monotonic() - began) / len(pairs) / 60
+
+
+def foretelling(foretold: float, minutes: float) -> str:
+    """How long the widths take, in words. foretold: minutes, roughly; minutes: that are allowed."""
+    short = ", which may not suffice" if foretold > minutes else ""
+    return f"about {foretold:.0f} min, at most {minutes:g} (confirm.timing_minutes){short}"
 
 
 def check_noise(foretold: float, device: str, minutes: float) -> None:

@@ -1,7 +1,9 @@
 """step_seconds of a confirmation's arms: by its study's own table, filled up on its device alone; and where they are said."""
 
 import json
+import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +11,16 @@ import torch
 import yaml
 from lpanas.lpa.config import UserError, override, parse_yaml
 from lpanas.lpa.model import Decoder
-from lpanas.lpa.step_table import StepTable
-from lpanas.search import arm_times, timing, widths
+from lpanas.lpa.pieces import Layer, Project
+from lpanas.lpa.step_table import StepTable, under
+from lpanas.search import arm_times, timetable, timing, widths
 from lpanas.search.carry import dense_training
 from lpanas.search.conclude import conclude
 from lpanas.search.confirm import resolved
 from lpanas.search.fitting import attached
+from lpanas.search.folder import DATABASE
 from lpanas.search.ledger import CONFIRM, Ledger
+from lpanas.search.results import read_study
 from lpanas.search.timetable import FILE, asked, times
 from lpanas.search.timing import Timed, Timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
@@ -97,8 +102,10 @@ def refused(task, say):
 
 def test_an_arm_that_cannot_be_measured_where_the_study_was_has_none_and_it_is_said(tmp_path):
     space, said = its(space_of(*THIN, "confirm.controls=[]"), tmp_path, refused)
-    assert len(said) == 1
-    assert said[0].endswith("device (made up there, cpu here)")
+    assert said == [
+        "some arms have no step_seconds, as 2 pieces of their steps are not known and cannot be measured here; the study's "
+        "step times were measured under something else: device (made up there, cpu here)"
+    ]
     records = play(space, Losses(arms=Losses().arms | {"thin": 2.2}))
     found = conclude(space, variants(space, {}), records)
     assert {one.arm for one in found.arms if found.step_share(one) is None} == {"thin"}
@@ -137,6 +144,64 @@ def test_a_search_that_counts_no_seconds_has_none_in_its_confirmation(tmp_path):
     assert "step / dense" not in tables(write_page(found, space, tmp_path).read_text(encoding="utf-8"))["arms"][0]
 
 
+WITHOUT = {
+    "params": ("confirm.matches=[params]",),
+    "flops": ("confirm.matches=[flops]", "vary.rebalance=[none, flops]"),
+    "two arms": ("confirm.arms=[dense, attention]", "confirm.claim=[attention better than dense]", "confirm.matches=[width]"),
+    "no controls": ("confirm.arms=[dense, ffn]", "confirm.claim=[ffn better than dense]", "confirm.controls=[]"),
+}
+
+
+@pytest.mark.parametrize("host", [0.0, 2.0])
+@pytest.mark.parametrize("which", WITHOUT)
+def test_a_table_without_some_of_the_reference_arms_is_told_like_another(which, host, tmp_path):
+    space = protocol_space(SECONDS, "vary.rebalance=[none, params]", *WITHOUT[which])
+    whole = per_weight(asked(space))
+    slow = {key: one.change(host_first=host if "rank" in key else 0.0) for key, one in whole.pieces.items()}
+    space = attached(space, whole.change(pieces=slow))
+    arms = variants(space, guesses(space))
+    space, _ = its(space, tmp_path, made_up)
+    found = conclude(space, arms, [])
+    assert "(dense: 0.426 s ± 0.0 %" in found.step_times  # 4 layers of 53,248 weights, two microbatches
+    waiting = found.step_times.partition(" and its seconds count, in ")[2]
+    assert host or not waiting
+    if which == "two arms" and host:
+        assert waiting.startswith("attention (16 s against ")
+        assert ", ffn (" not in waiting
+    assert write_page(found, space, tmp_path).exists()
+
+
+def test_a_table_without_pieces_of_the_dense_arm_is_told_too(tmp_path):
+    space = space_of("limits.step_seconds=5 x dense")
+    lacking = {key: one for key, one in space.step_times.pieces.items() if " joined" not in key}
+    space, said = its(attached(space, space.step_times.change(pieces=lacking)), tmp_path, refused)
+    found = conclude(space, variants(space, {}), [])
+    assert said[0].startswith("some arms have no step_seconds, as a piece of their steps is not known and cannot be measured")
+    assert found.dense_step_seconds is None
+    assert "of the target, the sum of its pieces; " in found.step_times
+    assert write_page(found, space, tmp_path).exists()
+
+
+def test_more_is_measured_after_the_studys_own_piece_that_says_whether_the_machine_is_as_it_was(tmp_path):
+    shape = ("proxy.model.bias=true", "target.model.bias=true")  # no projection of the model is the one that is timed again
+    space, asks = protocol_space(SECONDS, *shape, *THIN), []
+    probe = Project((Layer(64, 64),))
+    table = per_weight([*asked(space), probe]).change(anchor=64)
+    (tmp_path / FILE).write_text(table.text)
+    assert probe not in asked(space)
+    read = timetable.of(space, tmp_path, CPU, {}, nothing_measured)
+
+    def faster(task, say):
+        asks.extend(task.pieces)
+        found = per_weight(task.pieces)
+        return found.change(pieces={key: one.change(first=one.first / 2) for key, one in found.pieces.items()})
+
+    empty = tmp_path / "confirm"
+    _, said = its(read, empty, faster)
+    assert probe in asks
+    assert said[0].endswith("the machine is faster or slower than when the study's pieces were measured")
+
+
 # together with equal step times
 
 
@@ -153,6 +218,40 @@ def test_at_equal_step_seconds_the_page_says_whole_steps_beside_the_sum_of_piece
     assert shown["attention", "step_seconds"] == (f"{(8192 + 3 * 64 * 288) / 53248:.4f}", "0.9980 (0.9960 to 1.0004)")
     told = dict(remarks(found))["What a step of the target takes, x the dense arm's"]
     assert "At equal step_seconds, whole steps in pairs: attention 0.9980 (0.9960 to 1.0004), " in " ".join(told)
+
+
+def test_costs_are_of_the_target_whose_steps_are_told_though_its_proxy_is_another_matchs_too(tmp_path):
+    space = space_of(*STEPS, "confirm.controls=[]")
+    timed = {arm: Timed(d_ff=d_ff, dense_seconds=1, seconds=1, ratio=0.998, ratio_low=0.996, ratio_high=1.0, pairs=40)
+             for arm, d_ff in (("attention", 193), ("ffn", 192), ("both", 288))}  # fmt: skip
+    arms = variants(space, {arm: one.d_ff for arm, one in timed.items()})
+    space = arm_times.of(space, arms, tmp_path, CPU, {}, [].append, made_up)
+    found = conclude(space, arms, [], timed)
+    rows = {(one.arm, *one.matches): one for one in found.arms}
+    assert set(rows) == {("dense", "width", "step_seconds"), ("attention", "width"), ("attention", "step_seconds"),
+                         ("ffn", "width", "step_seconds"), ("both", "width"), ("both", "step_seconds")}  # fmt: skip
+    for match, d_ff in (("width", 192), ("step_seconds", 193)):
+        one = rows["attention", match]
+        assert (one.target_d_ff, one.d_ff, one.whole_steps is not None) == (d_ff, 96, d_ff == 193)
+        assert one.target_costs["step_seconds"] == pytest.approx(4 * 2e-6 * (8192 + 3 * 64 * d_ff))
+    shown = tables(write_page(found, space, tmp_path).read_text(encoding="utf-8"))["arms"]
+    assert {(row["match"], row["d_ff at the target"]) for row in shown if row["arm"] == "attention"} == {
+        ("width", "192"),
+        ("step_seconds", "193"),
+    }
+    told = dict(remarks(found))["What a step of the target takes, x the dense arm's"]
+    assert any(line.startswith("At equal step_seconds, the sum of its pieces: attention 0.850, both ") for line in told)
+
+
+def test_widths_of_whole_steps_go_by_no_version_of_pieces(tmp_path):
+    space = protocol_space(STEPS[0], "target.batch_size=8", "confirm.arms=[dense, attention]", "confirm.beside=[]",
+                           "confirm.claim=[attention better than dense]")  # fmt: skip
+    config = dense_training(space, "cpu")
+    here, low = under(config), low_rank_targets(space)
+    task = timing.Task(config, low, 1, within=0.6, under=here.change(version=1))
+    assert list(timing.timings(task, [].append).arms) == ["attention"]
+    with pytest.raises(UserError, match=r"something else: torch \(1 there, .* here\); confirm it there"):
+        timing.timings(replace(task, under=here.change(version=1, torch="1")), [].append)
 
 
 def test_widths_of_equal_step_seconds_are_measured_under_what_the_studys_table_was(tmp_path):
@@ -215,3 +314,26 @@ def test_a_confirmation_of_a_study_of_seconds_says_them_and_again_without_the_st
     code, _, error = call("report", out)
     assert (code, error) == (0, "")
     assert (out / "verdict.json").read_bytes() == verdict
+
+
+def test_a_study_that_an_older_version_has_begun_is_read_by_all_and_confirmed(searched, tmp_path, call):
+    out = tmp_path / "study"
+    shutil.copytree(searched, out, ignore=shutil.ignore_patterns("confirm", DATABASE))  # records.jsonl is read then
+    before = read_study(searched)
+    text = (out / FILE).read_text()
+    assert " joined" in text
+    (out / FILE).write_text(text.replace(" joined", "").replace('"version": 2', '"version": 1'))
+    found = read_study(out)
+    assert found.space.dense_costs == before.space.dense_costs
+    assert [found.relative(one, "step_seconds") for one in found.records] == [
+        before.relative(one, "step_seconds") for one in before.records
+    ]
+    for command in (("show", out), ("report", out), ("export", out)):
+        code, _, error = call(*command)
+        assert (code, error) == (0, "")
+    code, said, error = call("confirm", out, "--set", "confirm.matches=[params]")
+    assert code == 0, error
+    assert "some arms have no step_seconds, as " in error
+    assert "version (1 there, 2 here)" in error
+    assert "of the target, the sum of its pieces; " in " ".join(said.split())
+    assert call("report", out / "confirm")[0] == 0

@@ -222,6 +222,15 @@ def test_a_table_is_filled_by_one_of_a_machine_in_the_same_state_alone(folder):
         own.filled(far)
 
 
+def test_what_is_cut_to_a_models_pieces_keeps_the_one_that_is_timed_again(folder):
+    config = training(shaped(bias=True))
+    asked = list(pieces(config.model, 192))
+    found = step_table(config, asked, silent, folder, MadeUp())
+    assert found.probe not in asked
+    assert set(found.pieces) == {piece.key for piece in [*asked, found.probe]}
+    assert found.only(asked[:1]).pieces.keys() == {asked[0].key, found.probe.key}
+
+
 def test_one_disturbed_time_does_not_cost_the_table(folder):
     config, times = training(shaped()), [1.3, 1.0]
     step_table(config, asked_by("dense"), silent, folder, MadeUp())

@@ -21,7 +21,7 @@ from lpanas.search.carry import dense_training
 from lpanas.search.equal_time import Grid, Ratio, equal_width, measure, median_interval, pairs_needed
 from lpanas.search.ledger import CONFIRM, Ledger
 from lpanas.search.protocol import WITHIN
-from lpanas.search.timing import Task, Timings, check_noise, check_speed, known, timings
+from lpanas.search.timing import Task, Timings, check_noise, check_speed, foretelling, known, timings
 from lpanas.search.variants import guesses, low_rank_targets, variants
 from made_up import protocol_space
 from making import job
@@ -302,9 +302,23 @@ def test_a_target_that_takes_too_long_is_refused_after_its_first_microbatch_or_i
     check_speed(18.0, "cpu", 30)
     with pytest.raises(UserError, match=r"takes 60.0 s on cpu, so that 20 pairs of steps take 80 min"):
         check_speed(60.0, "cpu", 30)
+    check_speed(30.0, "cpu", 30, microbatches=1)  # 20 pairs, two steps each: 20 min
     check_noise(80.0, "cpu", 30)
     with pytest.raises(UserError, match=r"on cpu that it would take about 200 min, and 30 are allowed"):
         check_noise(200.0, "cpu", 30)
+
+
+def test_a_step_of_one_microbatch_is_refused_by_that_one():
+    space = protocol_space(STEPS, "target.batch_size=4")
+    config, arms, said = dense_training(space, "cpu"), low_rank_targets(space), []
+    assert config.microbatch == config.batch_size
+    with pytest.raises(UserError, match=r"takes 0.0 s on cpu, so that 20 pairs"):
+        timings(Task(config, arms, 1, minutes=1e-9), said.append)
+
+
+def test_that_the_time_may_not_suffice_is_said_where_it_goes_on_all_the_same():
+    assert foretelling(20.0, 30.0) == "about 20 min, at most 30 (confirm.timing_minutes)"
+    assert foretelling(60.0, 30.0) == "about 60 min, at most 30 (confirm.timing_minutes), which may not suffice"
 
 
 def test_what_would_surely_take_too_long_is_refused_before_any_arm_is_timed():
@@ -405,6 +419,19 @@ def test_widths_of_another_kind_of_device_and_a_torn_file_are_refused(kept):
     (kept / widths.FILE).write_text("{}")
     with pytest.raises(UserError, match=widths.FILE):
         widths.of(space, kept, CPU, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seconds", -1.0), ("dense_seconds", -3.909), ("ratio", -0.5), ("ratio_low", 1e308), ("pairs", -8)]
+)
+def test_times_that_cannot_be_are_refused_in_a_line(kept, key, value):
+    its = json.loads((kept / widths.FILE).read_text())
+    its["measured"]["arms"]["ffn"][key] = value
+    (kept / widths.FILE).write_text(json.dumps(its))
+    for read in (lambda space: widths.kept(space, kept, {}), lambda space: widths.of(space, kept, CPU, {}, nothing_measured)):
+        with pytest.raises(UserError, match=rf"arms\.ffn\.{key}: expected (greater|less) than or equal to \d") as raised:
+            read(protocol_space(STEPS))
+        assert "\n" not in str(raised.value)
 
 
 def test_who_reads_a_confirmation_finds_its_widths_whatever_device_they_were_measured_on(kept, tmp_path_factory):

@@ -181,6 +181,37 @@ def test_a_lost_table_of_a_study_with_runs_is_not_replaced_by_another(tmp_path):
         kept(tiny_space(*TIMED), tmp_path, {})
 
 
+# one that an older version has begun
+
+
+def older(space):
+    """The table as versions before dense q, k and v stayed one tensor have it."""
+    its = space.step_times
+    pieces = {key.replace(" joined", ""): one for key, one in its.pieces.items()}
+    return its.change(pieces=pieces, under=UNDER.change(version=1))
+
+
+def test_a_study_of_an_older_version_is_read_by_its_records_and_not_gone_on_with(tmp_path):
+    space, settings = timed_space(), (*TIMED, "limits.step_seconds=1.5 x dense")
+    path = tmp_path / FILE
+    path.write_text(older(space).text)
+    records = arm_records(space, 3.0, 3.1)
+    read = kept(tiny_space(*settings), tmp_path, {}, records)
+    assert read.dense_costs == space.dense_costs
+    assert read.limit("step_seconds") == 1.5 * space.dense_costs["step_seconds"]
+    found = Results(read, records, [])
+    for one in records:
+        assert found.relative(one, "step_seconds") == one.costs["step_seconds"] / records[0].costs["step_seconds"]
+    assert "(dense: " in summary.step_times(read)
+    why = f"begun by an older version (1; {VERSION} here)"
+    with pytest.raises(UserError) as raised:
+        of(tiny_space(*settings), tmp_path, CPU, {}, nothing_measured)
+    assert str(raised.value) == f"{path}: {why}; begin anew in another --out"
+    with pytest.raises(UserError) as raised:
+        kept(tiny_space(*settings), tmp_path, {}, records[1:])
+    assert str(raised.value) == f"{path}: {why}, and no run of the dense arm has ended; begin anew in another --out"
+
+
 def slower(space):
     """The same with another table, as another machine would measure it."""
     its = space.step_times
@@ -249,7 +280,7 @@ UNFIT = {
     "measured on a CPU (made up), and runs train on a GPU": {},
     "measured in float32, and a GPU trains in bfloat16 (if it cannot: proxy.precision: float32)": FLOAT32,
     f"measured by another version of lpanas (1 there, {VERSION} here)": GPU | {"version": 1},
-    "measured for another target: whether proxy.optim.clip is set (False there, True here)": GPU | {"clips": False},
+    "measured for another target: proxy.optim.clip is set here and was not there": GPU | {"clips": False},
 }
 
 

@@ -1,7 +1,6 @@
 """What a search has found, in a few sentences: for its page and for a terminal."""
 
 from collections import Counter
-from contextlib import suppress
 
 from ..lpa import step_error
 from ..lpa.model_config import ModelConfig
@@ -69,11 +68,16 @@ def _sure(space: Space, table: StepTable) -> str:
     if own is None:
         return ""
     found = list[float]()
-    for name in ARMS:
-        with suppress(KeyError):  # a confirmation's table has its own arms alone
-            found += filter(None, [step_error.half_of_ratio(table, space.arm(name).target, dense, batch)])
+    for target in _timed_arms(space, table).values():
+        found += filter(None, [step_error.half_of_ratio(table, target, dense, batch)])
     ratio = f", the arms' ratios to it ± {100 * max(found):.1f} % or less" if found else ""
     return f" ± {100 * own:.1f} %{ratio}: 95 % by the pieces' repetitions alone"
+
+
+def _timed_arms(space: Space, table: StepTable) -> dict[str, ModelConfig]:
+    """The targets of the arms whose pieces a table has all: a confirmation's has those of its own arms alone."""
+    targets = {name: space.arm(name).target for name in ARMS}
+    return {name: its for name, its in targets.items() if not table.lacks(pieces(its, space.target.model.d_ff))}
 
 
 def _noisy(space: Space, table: StepTable) -> str:
@@ -89,10 +93,9 @@ def _noisy(space: Space, table: StepTable) -> str:
 def _host_bound(space: Space, table: StepTable) -> str:
     """The arms in which the GPU waits for the host; nothing where it does in none."""
     dense, found = space.target.model, list[str]()
-    for name in ARMS:
-        with suppress(KeyError):  # likewise
-            device, host = table.sums(space.arm(name).target, dense.d_ff, space.target.batch_size)
-            found += [f"{name} ({host:.3g} s against {device:.3g})"] if host > device else []
+    for name, target in _timed_arms(space, table).items():
+        device, host = table.sums(target, dense.d_ff, space.target.batch_size)
+        found += [f"{name} ({host:.3g} s against {device:.3g})"] if host > device else []
     its = "The host takes longer to start the kernels than the GPU to compute them, and its seconds count, in"
     return f" {its} {', '.join(found)}." if found else ""
 

@@ -132,3 +132,11 @@ def test_the_parts_of_a_step_are_all_of_its_time() -> None:
     assert sum(found.values()) == pytest.approx(1)
     assert parts({}, 1.0) is None
     assert found["idle"] == pytest.approx(1 - sum(kernels.values()))
+
+
+def test_where_no_kernels_are_known_it_is_said_why(capsys: pytest.CaptureFixture[str]) -> None:
+    def step() -> None:
+        raise RuntimeError("CUPTI is taken")
+
+    assert kernel_seconds(step, CPU) == {}
+    assert capsys.readouterr().err == "no kernels are known: CUPTI is taken\n"

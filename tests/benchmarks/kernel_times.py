@@ -1,10 +1,11 @@
 """What a step's time goes to, by torch's profiler: a GPU's kernels, or torch's own calls on a CPU."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 
 import torch
+from lpanas.lpa.config import one_line
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
@@ -17,15 +18,17 @@ TEMPLATES = "triton_tem", "triton_mm"
 
 
 def kernel_seconds(step: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Of one call, by the kernel's name. Empty where the profiler cannot be had."""
+    """Of one call, by the kernel's name. Empty where the profiler cannot be had, which is said."""
     is_gpu = device.type == "cuda"
-    with suppress(Exception):  # what it would say is beside the point of a row
+    try:
         with profile(activities=[ProfilerActivity.CUDA if is_gpu else ProfilerActivity.CPU]) as seen:
             step()
             if is_gpu:
                 torch.cuda.synchronize(device)
-        return seconds_by_name(seen.events() or [], is_gpu)
-    return {}
+    except Exception as error:
+        print(f"no kernels are known: {one_line(error)}", file=sys.stderr, flush=True)
+        return {}
+    return seconds_by_name(seen.events() or [], is_gpu)
 
 
 def seconds_by_name(events: Iterable[FunctionEvent], is_gpu: bool) -> dict[str, float]:
